@@ -1,0 +1,319 @@
+"""Agents: named specialists, and the contract that a function's annotations state.
+
+An agent's `run` is a sync or async function, a LangChain Runnable, a compiled LangGraph graph, or a `Workflow` (a
+team). The return annotation of a function is its output type; a parameter annotated `Assignment` receives the
+assignment; a parameter annotated with another agent's output type receives that output; one annotated `list[T]`
+receives the outputs of all needed tasks that produce `T`; `T | None` can do without.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import types
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints, overload, runtime_checkable
+
+from langchain_core.runnables import Runnable
+from langgraph.types import RetryPolicy
+from pydantic import TypeAdapter
+from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
+
+from orchestra.errors import WorkflowError
+from orchestra.tasks import Assignment
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Capability:
+    """What an agent can be asked to do.
+
+    Attributes:
+        name: Its name; a task that wants exactly this name needs no judgement.
+        description: In words, for routing by similarity and for models.
+        examples: Requests it covers, in the words a user would choose. They also calibrate routing.
+    """
+
+    name: str
+    description: str = ""
+    examples: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One parameter of an agent's function, as its annotation states it.
+
+    Attributes:
+        name: The parameter's name.
+        type: The type it wants; `Assignment` for the assignment itself.
+        optional: Whether the agent can do without it.
+    """
+
+    name: str
+    type: Any
+    optional: bool = False
+
+
+@runtime_checkable
+class Team(Protocol):
+    """A workflow as an agent sees it: what it wants from outside, and what it delivers."""
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """What the team's own agents want from the parent's tasks."""
+        ...
+
+    @property
+    def output(self) -> Any:
+        """The type of what the team delivers."""
+        ...
+
+    def compile(self) -> Any:
+        """Return a graph that can be called inside another."""
+        ...
+
+
+class Agent:
+    """A named specialist.
+
+    Attributes:
+        name: Unique on the roster; also the id of its task in a declared workflow.
+        run: What does the work; see the module's docstring.
+        capabilities: What it can be asked to do.
+        description: In words; the default instruction of its task.
+        output: The type of what it delivers. It is validated, stored as JSON, and validated again when read.
+        timeout: Seconds one attempt may work; waiting for inputs or for a place does not count. A sync function that
+            runs on after its timeout is left behind in its thread: Python cannot stop it.
+        retry: LangGraph's vocabulary. Without a `retry_on` of your own, what is transient is tried again:
+            connection errors, timeouts, overload (HTTP 408, 425, 429, 5xx), malformed output.
+        max_concurrency: How many tasks it works on at once, in this process and event loop.
+        side_effects: The agent changes the world outside. It starts only when its inputs are committed, so that what
+            it acted on can't be lost in a crash. Use `Assignment.idempotency_key` there.
+        max_crashes: Record every attempt durably before it starts and give the task up once this many of them ended
+            with the process. Guards against input that kills the process. `None` records nothing.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        run: Callable[..., Any] | Runnable[Any, Any] | Team,
+        *,
+        capabilities: Sequence[str | Capability] = (),
+        description: str = "",
+        output: Any = None,
+        timeout: float | None = None,
+        retry: RetryPolicy | None = None,
+        max_concurrency: int | None = None,
+        side_effects: bool = False,
+        max_crashes: int | None = None,
+        _localns: Mapping[str, Any] | None = None,
+    ) -> None:
+        if not name or any(c in name for c in "|:") or name.startswith("__"):
+            raise WorkflowError(f"{name!r} can't name an agent: no '|', no ':', no leading '__', not empty.")
+        for label, value in (("timeout", timeout), ("max_concurrency", max_concurrency), ("max_crashes", max_crashes)):
+            if value is not None and value <= 0:
+                raise WorkflowError(f"Agent {name!r}: {label} must be above zero, not {value!r}.")
+        self.name = name
+        self.run = run
+        self.capabilities = tuple(Capability(c) if isinstance(c, str) else c for c in capabilities)
+        self.description = description or inspect.getdoc(run if inspect.isfunction(run) else None) or ""
+        self.timeout = timeout
+        self.retry = retry or RetryPolicy()
+        self.max_concurrency = max_concurrency
+        self.side_effects = side_effects
+        self.max_crashes = max_crashes
+        self._parameters: tuple[Parameter, ...] = ()
+        self._output: Any = output
+        if not self.is_team and not isinstance(run, Runnable):
+            if not callable(run):
+                raise WorkflowError(f"Agent {name!r}: run must be a function, a Runnable, a graph or a Workflow.")
+            self._parameters, annotated = _read_contract(name, run, _localns)
+            self._output = output or annotated
+        if not self.is_team:
+            _ = self.adapter  # an output type that can't be validated is found here, not in a run
+
+    @property
+    def is_team(self) -> bool:
+        """Whether a workflow does the work."""
+        return isinstance(self.run, Team)
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """What the agent's function, or its team, wants."""
+        return self.run.parameters if isinstance(self.run, Team) else self._parameters
+
+    @property
+    def output(self) -> Any:
+        """The declared output type; `Any` where none is declared."""
+        declared = self._output if self._output is not None or not isinstance(self.run, Team) else self.run.output
+        return Any if declared is None else declared
+
+    @property
+    def adapter(self) -> TypeAdapter[Any]:
+        """Validates and encodes outputs.
+
+        Raises:
+            WorkflowError: pydantic can't validate the output type.
+        """
+        if (adapter := getattr(self, "_adapter", None)) is None:
+            try:
+                adapter = self._adapter = TypeAdapter(self.output)
+            except (PydanticSchemaGenerationError, PydanticUserError) as error:
+                raise WorkflowError(
+                    f"Agent {self.name!r}: its output type {type_name(self.output)} can't be validated or stored. "
+                    f"Use a pydantic model, a dataclass, a TypedDict or plain types. ({error})"
+                ) from error
+        return adapter
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the underlying function as it is, for a unit test of it."""
+        if not callable(self.run):
+            raise TypeError(f"Agent {self.name!r} is not a function.")
+        return self.run(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        """Show the name and what it can do."""
+        return f"Agent({self.name!r}, capabilities={[c.name for c in self.capabilities]})"
+
+
+@overload
+def agent(function: _F, /) -> Agent: ...
+@overload
+def agent(
+    *,
+    name: str | None = None,
+    capabilities: Sequence[str | Capability] = (),
+    description: str = "",
+    output: Any = None,
+    timeout: float | None = None,
+    retry: RetryPolicy | None = None,
+    max_concurrency: int | None = None,
+    side_effects: bool = False,
+    max_crashes: int | None = None,
+) -> Callable[[Callable[..., Any]], Agent]: ...
+def agent(function: Callable[..., Any] | None = None, /, *, name: str | None = None, **options: Any) -> Any:
+    """Make an `Agent` of a typed function; the options are those of `Agent`.
+
+    Raises:
+        WorkflowError: The function's parameters or output type can't serve as a contract.
+    """
+    # Types defined beside the function, in a notebook cell's function or in a test, are found in the caller's frame.
+    localns = dict(sys._getframe(1).f_locals)  # noqa: SLF001 -- the documented way to the caller's names
+
+    def make(function: Callable[..., Any]) -> Agent:
+        return Agent(name or function.__name__, function, _localns=localns, **options)
+
+    return make if function is None else make(function)
+
+
+def _read_contract(
+    name: str, function: Callable[..., Any], localns: Mapping[str, Any] | None
+) -> tuple[tuple[Parameter, ...], Any]:
+    """Read parameters and output type off a function's annotations."""
+    try:
+        signature = inspect.signature(function)
+        target = function if inspect.isroutine(function) else type(function).__call__
+        hints = get_type_hints(target, localns=dict(localns or {}), include_extras=True)
+    except NameError as error:
+        raise WorkflowError(
+            f"Agent {name!r}: the annotation {error.name!r} can't be resolved. Define or import it before the agent, "
+            "at run time too (not only under TYPE_CHECKING)."
+        ) from error
+    except (TypeError, ValueError) as error:
+        raise WorkflowError(f"Agent {name!r}: its signature can't be read ({error}).") from error
+    parameters: list[Parameter] = []
+    for parameter in signature.parameters.values():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise WorkflowError(f"Agent {name!r}: *{parameter.name} can't be bound to an input; name each one.")
+        wanted = hints.get(parameter.name)
+        if wanted is None:
+            if len(signature.parameters) > 1:
+                raise WorkflowError(f"Agent {name!r}: annotate parameter {parameter.name!r} with what it receives.")
+            wanted = Assignment  # a function of one argument takes the assignment
+        has_default = parameter.default is not parameter.empty
+        bare = _without_none(wanted)
+        parameters.append(Parameter(parameter.name, bare, optional=has_default or bare is not wanted))
+    return tuple(parameters), hints.get("return")
+
+
+def _without_none(annotation: Any) -> Any:
+    """`T` for `T | None`, else the annotation itself."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        kept = tuple(arg for arg in get_args(annotation) if arg is not type(None))
+        if len(kept) < len(get_args(annotation)):
+            return kept[0] if len(kept) == 1 else Union[kept]  # noqa: UP007 -- built at run time
+    return annotation
+
+
+def type_name(annotation: Any) -> str:
+    """An annotation as a person would write it."""
+    return annotation.__name__ if isinstance(annotation, type) and not get_args(annotation) else str(annotation)
+
+
+def produces(output: Any, wanted: Any) -> bool:
+    """Whether something of type `output` can be handed to a parameter that wants `wanted`."""
+    if output == wanted:
+        return True
+    return isinstance(output, type) and isinstance(wanted, type) and issubclass(output, wanted)
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """What one parameter is filled with.
+
+    Attributes:
+        parameter: The parameter's name.
+        kind: "assignment", "one" input, or the list of "many".
+        sources: Ids of the tasks whose outputs it receives.
+        optional: Whether the parameter can do without.
+    """
+
+    parameter: str
+    kind: Literal["assignment", "one", "many"]
+    sources: tuple[str, ...] = ()
+    optional: bool = False
+
+
+def bind(agent: Agent, available: Mapping[str, Any], *, where: str = "among its inputs") -> tuple[Binding, ...]:
+    """Decide what each parameter of an agent is filled with.
+
+    Args:
+        agent: Whose parameters.
+        available: The output types that reach it, by task id.
+        where: How to call `available` in an error.
+
+    Raises:
+        WorkflowError: A parameter has no source, or more than one; the message names the agent, the parameter and
+            the candidates.
+    """
+    bindings: list[Binding] = []
+    for parameter in agent.parameters:
+        if parameter.type is Assignment:
+            bindings.append(Binding(parameter.name, "assignment"))
+            continue
+        found = tuple(task for task, output in available.items() if produces(output, parameter.type))
+        if not found and get_origin(parameter.type) in (list, Sequence):
+            (item,) = get_args(parameter.type)
+            many = tuple(task for task, output in available.items() if produces(output, item))
+            if many or parameter.optional:
+                bindings.append(Binding(parameter.name, "many", many, parameter.optional))
+                continue
+        if len(found) > 1 and parameter.name in found:
+            found = (parameter.name,)
+        if len(found) > 1:
+            raise WorkflowError(
+                f"Agent {agent.name!r}, parameter {parameter.name!r}: {type_name(parameter.type)} comes from "
+                f"{', '.join(map(repr, found))}. Name the parameter after one of them, or take "
+                f"list[{type_name(parameter.type)}]."
+            )
+        if not found and not parameter.optional:
+            there = ", ".join(f"{task!r} ({type_name(output)})" for task, output in available.items()) or "nothing"
+            raise WorkflowError(
+                f"Agent {agent.name!r}, parameter {parameter.name!r}: nobody produces {type_name(parameter.type)} "
+                f"{where}; there is {there}."
+            )
+        if found:
+            bindings.append(Binding(parameter.name, "one", found, parameter.optional))
+    return tuple(bindings)

@@ -1,0 +1,377 @@
+"""The only place where agent code is called: timeout, retry, validation, fallback, review.
+
+`carry_out` turns one task into one `Result` and raises nothing but what LangGraph uses to suspend or cancel a node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import inspect
+import random
+import threading
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from langchain_core.language_models import BaseLanguageModel
+from langchain_core.messages import BaseMessage, HumanMessage
+from langchain_core.runnables import Runnable, RunnableConfig
+from langgraph.errors import GraphBubbleUp
+from langgraph.types import RetryPolicy
+
+from orchestra.agents import Agent, Binding, bind
+from orchestra.errors import AgentError, AttemptTimeout, MalformedOutput, NoCapableAgent, WorkflowError
+from orchestra.events import AttemptFailed, DraftReviewed, Event, FellBack, TaskStarted
+from orchestra.outputs import deliver, text_of
+from orchestra.tasks import Assignment, Attempt, Result, Review, Status, Task, now
+
+_THREADS = 128
+"""Threads for one blocking agent without a limit of its own; more would cost more than they gain."""
+
+_LANGGRAPH_DEFAULT = RetryPolicy().retry_on
+
+_limits: weakref.WeakKeyDictionary[
+    asyncio.AbstractEventLoop, weakref.WeakKeyDictionary[Agent, asyncio.Semaphore]
+] = weakref.WeakKeyDictionary()
+
+
+class Journal(Protocol):
+    """Durable record of attempts, for agents that ask for it."""
+
+    async def started(self, attempt: Attempt) -> None:
+        """Return when the start of an attempt is stored."""
+        ...
+
+    async def ended(self, attempt: Attempt) -> None:
+        """Return when the end of an attempt is stored."""
+        ...
+
+    def crashed(self, agent: str) -> Sequence[Attempt]:
+        """Attempts of this task on this agent that started in an earlier process and never ended."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reviewing:
+    """A declared review: by whom, how often rejected work goes back, and with whose help."""
+
+    reviewers: tuple[Agent, ...]
+    rounds: int
+
+
+@dataclass(slots=True, kw_only=True)
+class Job:
+    """Everything one task needs to be carried out.
+
+    Attributes:
+        task: The task.
+        candidates: Agents that may do it, best first.
+        available: The output types of its inputs, by task id.
+        assignment: What agents receive; attempts and rejections are filled in.
+        config: LangGraph's config of the node, handed on to Runnables and teams.
+        emit: Takes the events. Their `path` is already known to it.
+        ready: Called when an attempt has its place and is about to begin; may raise to defer the task.
+        call_team: Runs a team once.
+        review: The declared review, if any.
+        journal: The durable record of attempts.
+    """
+
+    task: Task
+    candidates: Sequence[Agent]
+    available: Mapping[str, Any]
+    assignment: Assignment
+    config: RunnableConfig
+    emit: Callable[[type[Event], Mapping[str, Any]], None]
+    ready: Callable[[], None]
+    call_team: Callable[[Agent, Assignment, Mapping[str, Any]], Awaitable[Any]]
+    journal: Journal
+    review: Reviewing | None = None
+    attempts: list[Attempt] = field(default_factory=list[Attempt])
+    reviews: list[Review] = field(default_factory=list[Review])
+
+
+async def carry_out(job: Job) -> Result:
+    """Do one task: try its candidates in order, have the output reviewed, and tell how it went."""
+    began = now()
+    try:
+        agent, output = await (_reviewed(job) if job.review else _first_success(job, job.candidates, job.available))
+    except AgentError as error:
+        return _result(job, began, status=Status.FAILED, error=str(error))
+    return _result(job, began, status=Status.SUCCEEDED, agent=agent.name, output=output)
+
+
+def _result(job: Job, began: datetime, **how: Any) -> Result:
+    started = job.attempts[0].started if job.attempts else began
+    return Result(
+        task=job.task.id,
+        started=started,
+        ended=now(),
+        attempts=tuple(job.attempts),
+        reviews=tuple(job.reviews),
+        **how,
+    )
+
+
+async def _reviewed(job: Job) -> tuple[Agent, Any]:
+    """Author and reviewer in turn, until the draft is approved or the rounds are used up."""
+    assert job.review is not None  # noqa: S101 -- the caller looked; this is for the type checker
+    for round_ in range(1, job.review.rounds + 2):
+        author, draft = await _first_success(job, job.candidates, job.available)
+        review_job = replace(
+            job,
+            task=Task(id=f"{job.task.id}.review", instruction=f"Review the work of {author.name}."),
+            assignment=replace(
+                job.assignment, rejections=(), inputs={**job.assignment.inputs, job.task.id: draft}
+            ),
+            review=None,
+        )
+        seen = {**job.available, job.task.id: author.output}
+        try:
+            reviewer, review = await _first_success(review_job, job.review.reviewers, seen)
+        except AgentError as error:
+            raise AgentError(f"the draft could not be reviewed: {error}") from error
+        job.emit(DraftReviewed, {"task": job.task.id, "reviewer": reviewer.name, "round": round_, "review": review})
+        stored = {"approved": review.approved, "reasons": review.reasons}
+        job.reviews.append(Review(**stored))
+        if review.approved:
+            return author, draft
+        job.assignment = replace(job.assignment, rejections=(*job.assignment.rejections, review))
+    if review.revised is not None:
+        return author, deliver(author, review.revised)
+    raise AgentError(f"{reviewer.name} rejected the work {job.review.rounds + 1} times: {'; '.join(review.reasons)}")
+
+
+async def _first_success(
+    job: Job, candidates: Sequence[Agent], available: Mapping[str, Any]
+) -> tuple[Agent, Any]:
+    """Try agents in order; return the first validated output and whose it is.
+
+    Raises:
+        AgentError: Nobody delivered.
+    """
+    reasons: list[str] = []
+    previous: Agent | None = None
+    for agent in candidates:
+        try:
+            bindings = bind(agent, available)
+        except WorkflowError as error:  # an agent of another signature can't stand in here
+            reasons.append(f"{agent.name} can't take these inputs ({error})")
+            continue
+        if previous is not None:
+            job.emit(
+                FellBack,
+                {"task": job.task.id, "from_agent": previous.name, "to_agent": agent.name, "reason": reasons[-1]},
+            )
+        previous = agent
+        try:
+            return agent, await _attempts_on(job, agent, bindings)
+        except AgentError as error:
+            reasons.append(str(error))
+    if not reasons:
+        raise NoCapableAgent(f"no agent on the roster can do task {job.task.id!r}")
+    raise AgentError("; then ".join(reasons))
+
+
+async def _attempts_on(job: Job, agent: Agent, bindings: Sequence[Binding]) -> Any:
+    """Try one agent until it delivers, its retries are used up, or the failure is not worth a retry."""
+    policy = agent.retry
+    retry_on = is_transient if policy.retry_on is _LANGGRAPH_DEFAULT else policy.retry_on
+    # A team is called once: what failed inside has been retried inside.
+    tries = 1 if agent.is_team else policy.max_attempts
+    if agent.max_crashes is not None:
+        crashed = job.journal.crashed(agent.name)
+        job.attempts.extend(crashed)
+        if len(crashed) >= agent.max_crashes:
+            raise AgentError(f"{agent.name} went down with the process {len(crashed)} times on this task")
+    for number in range(1, tries + 1):
+        output, attempt, error = await _one_attempt(job, agent, bindings, number)
+        job.attempts.append(attempt)
+        if error is None:
+            return output
+        again = number < tries and _matches(retry_on, error)
+        pause = _pause(policy, number) if again else None
+        job.emit(AttemptFailed, {"task": job.task.id, "attempt": attempt, "retry_in": pause})
+        if pause is None:
+            times = "" if number == 1 else f" at try {number}"
+            raise AgentError(f"{agent.name} failed{times}: {attempt.error}") from error
+        await asyncio.sleep(pause)
+    raise AssertionError("unreachable: the last try returns or raises")
+
+
+async def _one_attempt(
+    job: Job, agent: Agent, bindings: Sequence[Binding], number: int
+) -> tuple[Any, Attempt, Exception | None]:
+    """One try, timed from the moment it has its place. What suspends or cancels the node passes through."""
+    async with _place(agent):
+        job.ready()
+        attempt = Attempt(agent=agent.name, number=number, started=now(), seconds=0.0)
+        if agent.max_crashes is not None:
+            await job.journal.started(attempt)
+        job.emit(TaskStarted, {"task": job.task.id, "agent": agent.name, "attempt": number})
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        output: Any = None
+        error: Exception | None = None
+        outcome = "ok"
+        try:
+            output = deliver(agent, await _timed(job, agent, bindings, replace(job.assignment, attempt=number)))
+        except GraphBubbleUp:
+            raise
+        except AttemptTimeout as caught:
+            error, outcome = caught, "timeout"
+        except MalformedOutput as caught:
+            error, outcome = caught, "malformed"
+        except Exception as caught:  # noqa: BLE001 -- whatever an agent raises becomes part of its Result
+            error, outcome = caught, "error"
+        attempt = attempt.model_copy(
+            update={"seconds": clock() - began, "outcome": outcome, "error": error and describe(error)}
+        )
+    if agent.max_crashes is not None:
+        await job.journal.ended(attempt)
+    return output, attempt, error
+
+
+async def _timed(job: Job, agent: Agent, bindings: Sequence[Binding], assignment: Assignment) -> Any:
+    if agent.timeout is None:
+        return await _call(job, agent, bindings, assignment)
+    limit = asyncio.timeout(agent.timeout)
+    try:
+        async with limit:
+            return await _call(job, agent, bindings, assignment)
+    except TimeoutError as error:
+        if limit.expired():
+            raise AttemptTimeout(f"no output within {agent.timeout:g} s") from error
+        raise
+
+
+async def _call(job: Job, agent: Agent, bindings: Sequence[Binding], assignment: Assignment) -> Any:
+    arguments = _arguments(bindings, assignment)
+    run = agent.run
+    if agent.is_team:
+        return await job.call_team(agent, assignment, arguments)
+    if isinstance(run, Runnable):
+        return _plain(agent, await run.ainvoke(_runnable_input(run, assignment), job.config))
+    if inspect.iscoroutinefunction(run) or inspect.iscoroutinefunction(getattr(run, "__call__", None)):  # noqa: B004
+        return await run(**arguments)
+    value = await in_thread(lambda: run(**arguments))
+    return await value if inspect.isawaitable(value) else value
+
+
+def _arguments(bindings: Sequence[Binding], assignment: Assignment) -> dict[str, Any]:
+    """Fill the parameters; an optional one whose input is missing gets `None`, or its default if it never had one."""
+    inputs = assignment.inputs
+    arguments: dict[str, Any] = {}
+    for binding in bindings:
+        if binding.kind == "assignment":
+            arguments[binding.parameter] = assignment
+        elif binding.kind == "many":
+            arguments[binding.parameter] = [inputs[source] for source in binding.sources if source in inputs]
+        else:
+            arguments[binding.parameter] = inputs.get(binding.sources[0])
+    return arguments
+
+
+def _runnable_input(run: Runnable[Any, Any], assignment: Assignment) -> Any:
+    """What a Runnable receives: a model gets messages; a prompt, a chain or a graph gets a mapping to pick from."""
+    inputs = "\n\n".join(f"{task}:\n{text_of(output)}" for task, output in assignment.inputs.items())
+    asked = "\n\n".join(filter(None, (assignment.task.instruction, assignment.request, inputs)))
+    if isinstance(run, BaseLanguageModel):
+        return [*assignment.messages[:-1], HumanMessage(asked)]
+    return {
+        "request": assignment.request,
+        "instruction": assignment.task.instruction,
+        "inputs": dict(assignment.inputs),
+        "messages": [HumanMessage(asked)],
+    }
+
+
+def _plain(agent: Agent, value: Any) -> Any:
+    """A Runnable's message, or a graph's last message, as text, unless the agent declares otherwise."""
+    if agent.output is not Any and agent.output is not str:
+        return value
+    if isinstance(value, Mapping) and (messages := value.get("messages")):  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        value = messages[-1]  # pyright: ignore[reportUnknownVariableType]
+    return value.text if isinstance(value, BaseMessage) else value  # pyright: ignore[reportUnknownVariableType]
+
+
+def describe(error: BaseException) -> str:
+    """An exception in one line."""
+    text = " ".join(str(error).split()) or "no message"
+    return text[:500] if isinstance(error, AgentError) else f"{type(error).__name__}: {text}"[:500]
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether trying again may help: lost connections, timeouts, overload, malformed output.
+
+    HTTP errors are recognised by a `status_code`, on the exception or its response, so that no client library needs
+    to be known here; connection errors of httpx and openai by their class names.
+    """
+    if isinstance(error, ConnectionError | TimeoutError | AttemptTimeout | MalformedOutput):
+        return True
+    status = getattr(error, "status_code", None) or getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(status, int):
+        return status in (408, 425, 429) or status >= 500
+    names = {cls.__name__ for cls in type(error).__mro__}
+    return bool(names & {"TransportError", "APIConnectionError", "APITimeoutError"})
+
+
+def _matches(retry_on: Any, error: Exception) -> bool:
+    """LangGraph's three ways to say what is retried: a class, several, or a function."""
+    if isinstance(retry_on, type):
+        return isinstance(error, retry_on)
+    return bool(retry_on(error)) if callable(retry_on) else isinstance(error, tuple(retry_on))
+
+
+def _pause(policy: RetryPolicy, number: int) -> float:
+    """Exponential backoff; jitter spreads it by half, so that tasks that failed together don't come back together."""
+    pause = min(policy.max_interval, policy.initial_interval * policy.backoff_factor ** (number - 1))
+    return pause * random.uniform(0.5, 1.5) if policy.jitter else pause  # noqa: S311 -- no secret is made of it
+
+
+@contextlib.asynccontextmanager
+async def _place(agent: Agent) -> AsyncIterator[None]:
+    """Wait for one of the agent's places in this event loop."""
+    blocking = not agent.is_team and not isinstance(agent.run, Runnable) and not inspect.iscoroutinefunction(agent.run)
+    limit = agent.max_concurrency or (_THREADS if blocking else None)
+    if limit is None:
+        yield
+        return
+    places = _limits.setdefault(asyncio.get_running_loop(), weakref.WeakKeyDictionary())
+    if agent not in places:
+        places[agent] = asyncio.Semaphore(limit)
+    async with places[agent]:
+        yield
+
+
+async def in_thread(work: Callable[[], Any]) -> Any:
+    """Run blocking work in a daemon thread of its own, with the caller's context.
+
+    Not in an executor: its threads are joined when the interpreter ends, so one stuck agent would keep the process,
+    and its pool is shared with LangGraph, so many slow agents would keep checkpoints from being written.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[Any] = loop.create_future()
+    context = contextvars.copy_context()
+
+    def settle(value: Any, error: BaseException | None) -> None:
+        if done.done():  # cancelled or timed out: nobody waits any more
+            return
+        if error is None:
+            done.set_result(value)
+        else:
+            done.set_exception(RuntimeError(str(error)) if isinstance(error, StopIteration) else error)
+
+    def target() -> None:
+        value, error = None, None
+        try:
+            value = context.run(work)
+        except BaseException as caught:  # noqa: BLE001 -- carried over to the caller
+            error = caught
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the run is gone, and so is whoever asked
+            loop.call_soon_threadsafe(settle, value, error)
+
+    threading.Thread(target=target, daemon=True, name="orchestra-agent").start()
+    return await done

@@ -1,0 +1,217 @@
+"""Who waits for whose output inside one superstep.
+
+LangGraph starts all tasks of a plan at once; each first waits here for what it needs. What was settled before a crash
+is put back once, from the writes LangGraph stored with the current checkpoint.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from orchestra.tasks import Plan, Result, Task
+
+
+class Unsettled(Enum):
+    """Why a task leaves a superstep without a result."""
+
+    SUSPENDED = "waits for a person's answer; it re-enters this superstep when the run resumes"
+    DEFERRED = "was left for a later superstep because the run is draining"
+
+
+class Suspended(Exception):  # noqa: N818 -- a signal, not an error
+    """An input waits for a person, so whoever needs it waits too."""
+
+
+class Deferred(Exception):  # noqa: N818 -- a signal, not an error
+    """An input, or the task itself, is left for a later superstep."""
+
+
+Outcome = Result | Unsettled
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """What the tasks of one superstep share: everything but their own inputs.
+
+    Attributes:
+        number: Counts the requests on this thread, from 1.
+        request: What the user asked for.
+        messages: The conversation so far.
+        plan: The plan of the turn.
+        results: What earlier supersteps of this turn have settled.
+        given: Inputs from outside: what a team received from its parent.
+    """
+
+    number: int
+    request: str
+    plan: Plan
+    messages: Sequence[Any] = ()
+    results: Mapping[str, Result] = field(default_factory=dict[str, Result])
+    given: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """What the saver holds of a superstep that an earlier process began.
+
+    Attributes:
+        turn: As the checkpoint has it.
+        results: Results written by nodes that ended.
+        questions: LangGraph's interrupts, by the id of the node execution that raised them.
+        notes: Journal entries, in the order they were written.
+    """
+
+    turn: Turn
+    results: Mapping[str, Result]
+    questions: Mapping[str, Sequence[Any]]
+    notes: Sequence[Mapping[str, Any]]
+
+
+class Board:
+    """Outcomes of the tasks of one superstep: each is posted once and read by whoever needs it.
+
+    Args:
+        turn: What the tasks share.
+        stored: Results that an earlier process settled in this superstep.
+        running: The tasks that are carried out now. A task that neither is nor has a result was deferred.
+    """
+
+    def __init__(self, turn: Turn, stored: Mapping[str, Result] | None = None, running: Iterable[str] = ()) -> None:
+        self.turn = turn
+        self._outcomes: dict[str, Outcome] = {**turn.results}
+        self._waiting: dict[str, list[asyncio.Future[None]]] = {}
+        if stored is not None:
+            # LangGraph runs only what it holds for unfinished, so a stored result of a running task is a stale copy.
+            active = set(running)
+            self._outcomes.update({task: result for task, result in stored.items() if task not in active})
+            for task in turn.plan.tasks:
+                if task.id not in active:
+                    self._outcomes.setdefault(task.id, Unsettled.DEFERRED)
+
+    def post(self, task: str, outcome: Outcome) -> None:
+        """Settle a task for this superstep and wake whoever waits for it.
+
+        Raises:
+            RuntimeError: It is settled already: two nodes carried out one task.
+        """
+        if task in self._outcomes:
+            raise RuntimeError(f"Task {task!r} was settled twice in one superstep.")
+        self._outcomes[task] = outcome
+        for waiter in self._waiting.pop(task, ()):
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def outcome(self, task: str) -> Outcome:
+        """Wait until a task is settled for this superstep."""
+        if task not in self._outcomes:
+            # One future per waiter: cancelling a task cancels the future it waits for.
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiting.setdefault(task, []).append(waiter)
+            await waiter
+        return self._outcomes[task]
+
+    async def needs_of(self, task: Task) -> dict[str, Result]:
+        """Wait for everything a task needs and return the results, by task id.
+
+        Raises:
+            Suspended: One of them waits for a person.
+            Deferred: One of them is left for a later superstep. (Never mixed up with suspended: a task that waits
+                inside this superstep for an input that is not in it would wait forever.)
+        """
+        outcomes = {need: await self.outcome(need) for need in task.needs}
+        if Unsettled.DEFERRED in outcomes.values():
+            raise Deferred
+        if Unsettled.SUSPENDED in outcomes.values():
+            raise Suspended
+        return {need: result for need, result in outcomes.items() if isinstance(result, Result)}
+
+
+@dataclass(slots=True, kw_only=True)
+class Call:
+    """What the nodes of one call of a graph share. It lives as long as the call and belongs to one event loop.
+
+    Attributes:
+        key: Tells this call's turn on its thread apart from all others; the root of idempotency keys.
+        path: The teams around it, outermost first.
+        answered: Ids of the questions that this call brings answers to; `None` for "the only open one".
+        draining: Whether no further attempt may begin.
+        persistent: Whether results are stored at all.
+    """
+
+    key: str
+    path: tuple[str, ...] = ()
+    answered: frozenset[str] | None = frozenset()
+    draining: Callable[[], bool] = lambda: False
+    persistent: bool = True
+    _fresh: Turn | None = None
+    _checkpoint: str | None = None
+    _board: asyncio.Future[Board] | None = None
+    _running: list[str] = field(default_factory=list[str])
+    _stored: Stored | None = None
+
+    def begin(self, turn: Turn) -> None:
+        """Announce the superstep that the supervisor is about to start, so that nothing needs to be read back."""
+        self._fresh = turn
+
+    async def board(
+        self, checkpoint: str, task: str, load: Callable[[], Coroutine[Any, Any, Stored]]
+    ) -> tuple[Board, Stored | None]:
+        """Return the board of the superstep that belongs to `checkpoint`, and what was stored of it before.
+
+        Args:
+            checkpoint: The id of the checkpoint the superstep started from.
+            task: The task that asks, and is thereby known to be carried out now.
+            load: Reads what the saver holds; called once, and only if this call did not start the superstep itself.
+        """
+        if self._checkpoint != checkpoint or self._board is None:
+            self._checkpoint, self._running, self._stored = checkpoint, [], None
+            self._board = asyncio.get_running_loop().create_future()
+            if self._fresh is not None:
+                self._board.set_result(Board(self._fresh))
+                self._fresh = None
+            else:
+                self._running.append(task)
+                return await self._refill(self._board, load), self._stored
+        self._running.append(task)
+        if not self._board.done():
+            await asyncio.shield(self._board)
+        return self._board.result(), self._stored
+
+    async def _refill(self, board: asyncio.Future[Board], load: Callable[[], Coroutine[Any, Any, Stored]]) -> Board:
+        # All nodes of a superstep are started in one pass of the loop: after it, every running task has reported.
+        await asyncio.sleep(0)
+        try:
+            self._stored = stored = await load()
+            made = Board(stored.turn, stored.results, self._running)
+        except BaseException as error:
+            board.cancel() if isinstance(error, asyncio.CancelledError) else board.set_exception(error)
+            raise
+        board.set_result(made)
+        return made
+
+    def open_question(self, execution: str) -> Sequence[Any]:
+        """The stored, still unanswered interrupts of a node execution: its agent must not run again for them."""
+        asked = self._stored.questions.get(execution, ()) if self._stored else ()
+        if not asked or self.answered is None or any(question.id in self.answered for question in asked):
+            return ()
+        return asked
+
+    def crashed(self, task: str, agent: str) -> list[Mapping[str, Any]]:
+        """Journal entries of attempts that began in an earlier process and never ended."""
+        notes = [n for n in (self._stored.notes if self._stored else ()) if n["task"] == task and n["agent"] == agent]
+        ended = {note["id"] for note in notes if note["event"] == "ended"}
+        return [note for note in notes if note["event"] == "started" and note["id"] not in ended]
+
+    def child(self, task: str, key: str) -> Call:
+        """The scope that a team called by `task` starts from."""
+        return Call(
+            key=key,
+            path=(*self.path, task),
+            answered=self.answered,
+            draining=self.draining,
+            persistent=self.persistent,
+        )

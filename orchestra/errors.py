@@ -1,0 +1,77 @@
+"""Every exception Orchestra raises, in one tree.
+
+::
+
+    OrchestraError
+    ├── WorkflowError          the declaration is wrong: raised when a workflow is declared or compiled
+    │   └── PlanError          a plan breaks its rules (cycle, dangling need, unknown agent, …)
+    ├── WorkflowNotFound       a reference such as ``file.py:flow`` leads nowhere
+    ├── RequestError           the request can't be worked on; raised before any agent runs
+    ├── ThreadError            the thread is not in a state for this call
+    │   ├── ThreadBusy         another run is on it now
+    │   ├── ThreadWaiting      a person's answer is still open
+    │   └── ThreadNotFound     nothing is stored under this name
+    └── AgentError             an agent did not deliver; ends up in a ``Result``, not in the caller's face
+        ├── AttemptTimeout     the work took longer than the agent's timeout
+        ├── MalformedOutput    the output is not of the declared type
+        ├── NoCapableAgent     nobody on the roster can do the task
+        └── TaskUnsuccessful   raised by ``Result.unwrap()`` and by a team whose wanted task did not succeed
+"""
+
+from __future__ import annotations
+
+
+class OrchestraError(Exception):
+    """Base of everything Orchestra raises on purpose."""
+
+
+class WorkflowError(OrchestraError):
+    """A workflow is declared in a way that cannot run."""
+
+
+class PlanError(WorkflowError):
+    """A plan breaks its rules: a cycle, a dangling need, an unknown agent, too many tasks."""
+
+
+class WorkflowNotFound(OrchestraError):
+    """No workflow is found under the given reference."""
+
+
+class RequestError(OrchestraError):
+    """A request cannot be worked on; nothing was started and nothing was stored."""
+
+
+class ThreadError(OrchestraError):
+    """A thread is not in a state that allows this call."""
+
+
+class ThreadBusy(ThreadError):
+    """Another run is working on this thread."""
+
+
+class ThreadWaiting(ThreadError):
+    """The thread waits for a person's answer, so a new request would drop an open question."""
+
+
+class ThreadNotFound(ThreadError):
+    """Nothing is stored under this thread's name."""
+
+
+class AgentError(OrchestraError):
+    """An agent did not deliver what its task asked for."""
+
+
+class AttemptTimeout(AgentError):
+    """An agent's work took longer than its timeout."""
+
+
+class MalformedOutput(AgentError):
+    """An agent returned something that is not of its declared output type."""
+
+
+class NoCapableAgent(AgentError):
+    """No agent on the roster can do the task."""
+
+
+class TaskUnsuccessful(AgentError):
+    """The output of a task that did not succeed was asked for."""

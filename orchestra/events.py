@@ -1,0 +1,106 @@
+"""What happens in a run, as frozen values, told when it really happens.
+
+Events reach `Run.events()` and LangGraph's custom stream. They are news, not the record: the record is the
+checkpoints. `path` tells the team they come from: `()` is the workflow itself, `("operations", "fraud")` a team in a
+team. Times are in UTC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from orchestra.tasks import Attempt, Plan, Result, Review, now
+
+Sink = Callable[[Any], None]
+"""Takes one event. Must return at once and must not raise."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Base of all events.
+
+    Attributes:
+        path: The teams it comes from, outermost first.
+        at: When it happened.
+    """
+
+    path: tuple[str, ...] = ()
+    at: datetime = field(default_factory=now)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanReady(Event):
+    """The plan of a turn is made, or taken up again by a resumed run; `finished` tells what is already done."""
+
+    plan: Plan
+    finished: dict[str, Result] = field(default_factory=dict[str, Result])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskStarted(Event):
+    """A task has its inputs and a place, and its agent begins to work."""
+
+    task: str
+    agent: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptFailed(Event):
+    """A try of a task failed; `retry_in` is the pause in seconds before the next try on the same agent, if any."""
+
+    task: str
+    attempt: Attempt
+    retry_in: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FellBack(Event):
+    """A task goes on to another agent."""
+
+    task: str
+    from_agent: str
+    to_agent: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DraftReviewed(Event):
+    """A reviewer has judged a draft."""
+
+    task: str
+    reviewer: str
+    round: int
+    review: Review
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskWaiting(Event):
+    """A task waits for a person's answer."""
+
+    task: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskDeferred(Event):
+    """A task was left for the next run because this one is draining."""
+
+    task: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskEnded(Event):
+    """A task succeeded, failed or was skipped."""
+
+    task: str
+    result: Result
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnEnded(Event):
+    """The plan is settled and the answer composed."""
+
+    answer: str

@@ -1,0 +1,67 @@
+"""Outputs: validated against the agent's declared type, stored as JSON, and validated again when they are read.
+
+What a dependant receives in the process that produced an output is what it would receive after a restart.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pydantic_core
+from pydantic import ValidationError
+
+from orchestra.agents import Agent, type_name
+from orchestra.errors import MalformedOutput
+
+
+def text_of(output: Any) -> str:
+    """An output as a person can read it: text as it is, anything else as JSON."""
+    return output if isinstance(output, str) else pydantic_core.to_json(output, indent=2).decode()
+
+
+def encode(agent: Agent, output: Any) -> Any:
+    """Turn a validated output into what JSON can hold.
+
+    Raises:
+        MalformedOutput: It holds something that can't be stored.
+    """
+    try:
+        return agent.adapter.dump_python(output, mode="json")
+    except (pydantic_core.PydanticSerializationError, ValueError) as error:
+        raise MalformedOutput(
+            f"{type(output).__name__} can't be stored as JSON ({error}); declare an output type for {agent.name!r}"
+        ) from error
+
+
+def decode(agent: Agent, encoded: Any) -> Any:
+    """Turn a stored output back into the agent's declared type.
+
+    Raises:
+        MalformedOutput: It is not of the declared type (any more).
+    """
+    if agent.output is Any:
+        return encoded
+    try:
+        return agent.adapter.validate_json(pydantic_core.to_json(encoded))
+    except ValidationError as error:
+        raise MalformedOutput(
+            f"a stored output of {agent.name!r} is no longer a {type_name(agent.output)}: {_errors(error)}"
+        ) from error
+
+
+def deliver(agent: Agent, value: Any) -> Any:
+    """Validate what an agent returned, and hand out what will be read back from storage, so that both are the same.
+
+    Raises:
+        MalformedOutput: It is not of the declared type, or can't be stored.
+    """
+    try:
+        validated = agent.adapter.validate_python(value)
+    except ValidationError as error:
+        raise MalformedOutput(f"not a {type_name(agent.output)}: {_errors(error)}") from error
+    return decode(agent, encode(agent, validated))
+
+
+def _errors(error: ValidationError) -> str:
+    parts = [f"{'.'.join(map(str, e['loc'])) or 'value'}: {e['msg']}" for e in error.errors(include_url=False)]
+    return "; ".join(parts[:3]) + (f"; and {len(parts) - 3} more" if len(parts) > 3 else "")

@@ -1,0 +1,175 @@
+"""The state of a workflow's graph, and the channels that keep outputs as JSON and show them typed.
+
+What a node writes, what the saver stores and what a checkpoint holds is plain JSON, which every serializer keeps and
+every later version of the code can read. What a user sees in the state is a `Result` with its output in the agent's
+declared type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Self
+
+from langchain_core.messages import AnyMessage
+from langgraph.channels import LastValue
+from langgraph.channels.base import BaseChannel
+from langgraph.errors import InvalidUpdateError
+from langgraph.graph.message import add_messages
+from langgraph.types import Overwrite
+from typing_extensions import TypedDict
+
+from orchestra.agents import Agent
+from orchestra.outputs import decode, encode
+from orchestra.tasks import Plan, Result
+
+Roster = Mapping[str, Agent]
+
+
+def encode_result(result: Result, roster: Roster) -> dict[str, Any]:
+    """Turn a result into JSON."""
+    raw = result.model_dump(mode="json", exclude={"output"}, exclude_defaults=True)
+    if result.agent is not None:
+        raw["output"] = encode(roster[result.agent], result.output)
+    return raw
+
+
+def decode_result(raw: Mapping[str, Any], roster: Roster) -> Result:
+    """Turn JSON back into a result, its output in its agent's declared type.
+
+    An agent that has left the roster leaves its output as plain JSON.
+
+    Raises:
+        MalformedOutput: The output is no longer of the declared type.
+    """
+    agent = roster.get(raw.get("agent") or "")
+    result = Result.model_validate(raw)
+    if agent is None or not result.ok:
+        return result
+    return result.model_copy(update={"output": decode(agent, raw.get("output"))})
+
+
+class ResultsChannel(BaseChannel[dict[str, Result], Any, dict[str, Any]]):
+    """Results of the current turn by task id. Updates merge; `Overwrite` replaces, which is how a turn begins.
+
+    A reducer would copy the mapping once per task; this merges all updates of a superstep at once.
+    """
+
+    __slots__ = ("_decoded", "_raw", "_roster")
+
+    def __init__(self, roster: Callable[[], Roster], key: str = "") -> None:
+        super().__init__(dict[str, Result], key)
+        self._roster = roster
+        self._raw: dict[str, Any] = {}
+        self._decoded: dict[str, Result] = {}
+
+    def __eq__(self, other: object) -> bool:
+        """Two of them agree: LangGraph compares channels of one name in several schemas."""
+        return isinstance(other, ResultsChannel)
+
+    __hash__ = None  # pyright: ignore[reportAssignmentType] -- as every channel with an __eq__
+
+    @property
+    def ValueType(self) -> Any:  # noqa: N802 -- LangGraph's name
+        """What is read."""
+        return dict[str, Result]
+
+    @property
+    def UpdateType(self) -> Any:  # noqa: N802 -- LangGraph's name
+        """What is written."""
+        return dict[str, Any]
+
+    def from_checkpoint(self, checkpoint: Any) -> Self:
+        """Make the channel as a checkpoint has it."""
+        new = self.__class__(self._roster, self.key)
+        if isinstance(checkpoint, dict):
+            new._raw = checkpoint
+        return new
+
+    def checkpoint(self) -> dict[str, Any]:
+        """What is stored."""
+        return self._raw
+
+    def get(self) -> dict[str, Result]:
+        """The results, decoded once each."""
+        if len(self._decoded) < len(self._raw):
+            roster = self._roster()
+            new = {t: decode_result(raw, roster) for t, raw in self._raw.items() if t not in self._decoded}
+            self._decoded = {**self._decoded, **new}
+        return self._decoded
+
+    def is_available(self) -> bool:
+        """There always is a mapping."""
+        return True
+
+    def update(self, values: Sequence[Any]) -> bool:
+        """Merge what the superstep's nodes wrote."""
+        if not values:
+            return False
+        replaced = [value.value for value in values if isinstance(value, Overwrite)]
+        if len(replaced) > 1:
+            raise InvalidUpdateError("Results can be overwritten by one node per superstep only.")
+        if replaced:
+            self._decoded = {}
+        merged: dict[str, Any] = dict(replaced[0] if replaced else self._raw)
+        for value in values:
+            if isinstance(value, Overwrite):
+                continue
+            for task, raw in value.items():
+                merged[task] = raw.model_dump(mode="json") if isinstance(raw, Result) else raw
+                if task in self._decoded:
+                    self._decoded = {t: r for t, r in self._decoded.items() if t != task}
+        self._raw = merged
+        return True
+
+
+class PlanChannel(LastValue[Any]):
+    """The plan of the turn: stored as JSON, seen as a `Plan`."""
+
+    __slots__ = ()
+
+    def get(self) -> Plan:
+        """The plan, validated again."""
+        raw = super().get()
+        return raw if isinstance(raw, Plan) else Plan.model_validate(raw)
+
+
+class PastTurn(TypedDict):
+    """An earlier turn of the thread.
+
+    Attributes:
+        turn: Its number, from 1.
+        request: What was asked.
+        answer: What was answered; empty if the turn was left unfinished.
+        results: Results by task id, as JSON.
+    """
+
+    turn: int
+    request: str
+    answer: str
+    results: dict[str, Any]
+
+
+def make_schema(roster: Callable[[], Roster], own: Mapping[str, Any]) -> Any:
+    """Build the state schema of one workflow.
+
+    Args:
+        roster: Gives the agents by name, for decoding outputs.
+        own: Annotations of the user's own state schema.
+
+    The keys: `request` and `messages` as in the contract; `given`, what a team received from its parent; `asked`, an
+    id of the request; `plan` and `planned`, the plan and the request it was made for; `turn`, `results`, `answer` and
+    `history`.
+    """
+    keys: dict[str, Any] = {
+        "request": str,
+        "messages": Annotated[list[AnyMessage], add_messages],
+        "given": dict[str, Any],
+        "asked": str,
+        "plan": Annotated[Plan, PlanChannel(dict)],
+        "planned": dict[str, str],
+        "turn": int,
+        "results": Annotated[dict[str, Result], ResultsChannel(roster)],
+        "answer": str,
+        "history": list[PastTurn],
+    }
+    return TypedDict("WorkflowState", {**own, **keys})  # pyright: ignore[reportArgumentType] -- made at run time

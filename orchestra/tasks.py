@@ -1,0 +1,232 @@
+"""Tasks, plans, assignments and results: frozen values without behaviour of their own.
+
+A plan is an acyclic graph of tasks. It is checked when it is made, so that whoever holds a `Plan` may rely on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from functools import cached_property
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from orchestra.errors import PlanError, TaskUnsuccessful
+
+
+def now() -> datetime:
+    """The present moment, in UTC."""
+    return datetime.now(UTC)
+
+
+class Task(BaseModel):
+    """One unit of work in a plan.
+
+    Attributes:
+        id: Unique within its plan.
+        instruction: What is to be done, in words; empty where the agent's own description says it all.
+        agent: The agent that must do it, by name; `None` leaves the choice to routing.
+        capability: The capability wanted, by name; `None` lets routing judge by the instruction.
+        needs: Ids of the tasks whose outputs this one receives.
+        optional: Those of `needs` it can do without; their failure leaves the input out.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str = Field(min_length=1, max_length=200)
+    instruction: str = ""
+    agent: str | None = None
+    capability: str | None = None
+    needs: tuple[str, ...] = ()
+    optional: frozenset[str] = frozenset()
+
+
+class Plan(BaseModel):
+    """An acyclic graph of tasks.
+
+    Attributes:
+        tasks: The tasks, in any order; `order` gives them so that every task follows what it needs.
+        made_by: Who made it: "edges", "types", or a planner's name.
+
+    Raises:
+        PlanError: Two tasks share an id, a need names no task, or tasks need each other in a cycle.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tasks: tuple[Task, ...]
+    made_by: str = "planner"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        seen: set[str] = set()
+        for task in self.tasks:
+            if task.id in seen:
+                raise PlanError(f"Two tasks of the plan are called {task.id!r}; task ids are unique.")
+            seen.add(task.id)
+        for task in self.tasks:
+            for need in (*task.needs, *task.optional):
+                if need not in seen:
+                    raise PlanError(f"Task {task.id!r} needs {need!r}, which is not a task of the plan.")
+            if stray := task.optional - set(task.needs):
+                raise PlanError(f"Task {task.id!r} marks {sorted(stray)} as optional but does not need them.")
+        _ = self.order
+        return self
+
+    @cached_property
+    def by_id(self) -> Mapping[str, Task]:
+        """The tasks by their ids."""
+        return {task.id: task for task in self.tasks}
+
+    @cached_property
+    def order(self) -> tuple[Task, ...]:
+        """The tasks in topological order: every task after all that it needs; ties keep the plan's order."""
+        waiting = {task.id: len(set(task.needs)) for task in self.tasks}
+        dependants: dict[str, list[str]] = {task.id: [] for task in self.tasks}
+        for task in self.tasks:
+            for need in dict.fromkeys(task.needs):
+                dependants[need].append(task.id)
+        ready = [task.id for task in self.tasks if not waiting[task.id]]
+        for task_id in ready:  # grows while it is walked
+            for dependant in dependants[task_id]:
+                waiting[dependant] -= 1
+                if not waiting[dependant]:
+                    ready.append(dependant)
+        if len(ready) < len(self.tasks):
+            raise PlanError(f"Tasks need each other in a cycle: {' -> '.join(_cycle(self.tasks, waiting))}.")
+        return tuple(self.by_id[task_id] for task_id in ready)
+
+    @cached_property
+    def sinks(self) -> tuple[Task, ...]:
+        """The tasks that no other task needs: what the plan is for."""
+        needed = {need for task in self.tasks for need in task.needs}
+        return tuple(task for task in self.tasks if task.id not in needed)
+
+
+def _cycle(tasks: Sequence[Task], waiting: Mapping[str, int]) -> list[str]:
+    """Walk backwards among the tasks that could not be ordered until one comes up twice."""
+    stuck = {task.id: next(n for n in task.needs if waiting[n]) for task in tasks if waiting[task.id]}
+    walk = [next(iter(stuck))]
+    while walk.count(walk[-1]) == 1:
+        walk.append(stuck[walk[-1]])
+    return list(reversed(walk[walk.index(walk[-1]) :]))
+
+
+class Review(BaseModel):
+    """What a reviewer says of a draft.
+
+    Attributes:
+        approved: Whether the draft may pass as it is.
+        reasons: Why not; they go back to the author word for word.
+        revised: A version of the draft that the reviewer could approve. It is used when the author has no round
+            left; without it a draft that is still rejected is a failure.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    approved: bool
+    reasons: tuple[str, ...] = ()
+    revised: Any = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assignment:
+    """What an agent receives.
+
+    Attributes:
+        task: The task to do.
+        request: The request that the run works on.
+        inputs: Outputs of the needed tasks, by task id. A task that is optional and failed is not in it.
+        messages: The conversation so far, oldest first.
+        preferences: What is known of the user's wishes.
+        rejections: Reviews of earlier drafts of this task, oldest first.
+        idempotency_key: The same at every attempt of this task in this turn, also after a crash.
+        attempt: The number of this try on this agent, from 1.
+    """
+
+    task: Task
+    request: str
+    idempotency_key: str
+    inputs: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    messages: Sequence[Any] = ()
+    preferences: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    rejections: tuple[Review, ...] = ()
+    attempt: int = 1
+
+
+class Status(StrEnum):
+    """How a task stands."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+    WAITING = "waiting"
+
+
+class Attempt(BaseModel):
+    """One try of a task on one agent.
+
+    Attributes:
+        agent: Who tried.
+        number: Which try of this agent it was, from 1.
+        started: When the work began, inputs in hand.
+        seconds: How long the work took.
+        outcome: How it ended: "ok", "error" (the agent raised), "timeout", "malformed" (the output is not of the
+            declared type), or "crashed" (the process ended while it ran; known only where attempts are recorded).
+        error: What went wrong, in one line.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    agent: str
+    number: int
+    started: datetime
+    seconds: float
+    outcome: Literal["ok", "error", "timeout", "malformed", "crashed"] = "ok"
+    error: str | None = None
+
+
+class Result(BaseModel):
+    """How a task ended.
+
+    Attributes:
+        task: The task's id.
+        status: succeeded, failed, skipped or waiting.
+        output: What the agent produced, of its declared type; `None` unless succeeded.
+        agent: Who produced the output, or `None`.
+        error: Why there is no output, in one line.
+        attempts: Every try, in order.
+        reviews: Every review of a draft, in order.
+        started: When the first attempt began; for a task that never began, when that was clear.
+        ended: When it was settled.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    task: str
+    status: Status
+    output: Any = None
+    agent: str | None = None
+    error: str | None = None
+    attempts: tuple[Attempt, ...] = ()
+    reviews: tuple[Review, ...] = ()
+    started: datetime
+    ended: datetime
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is an output."""
+        return self.status is Status.SUCCEEDED
+
+    def unwrap(self) -> Any:
+        """Return the output.
+
+        Raises:
+            TaskUnsuccessful: The task did not succeed; the message says why.
+        """
+        if not self.ok:
+            raise TaskUnsuccessful(f"Task {self.task!r} {self.status}: {self.error or 'no reason recorded'}")
+        return self.output

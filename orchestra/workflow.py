@@ -1,0 +1,273 @@
+"""Workflows: declared as a LangGraph state graph of agents, compiled to a LangGraph graph without barriers.
+
+This is the only module that builds a LangGraph graph. Information flow is kept in a table of needs of our own; LangGraph
+gets the supervisor, one node per agent, and the gatherer that leads back (see `supervisor`).
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NoReturn, cast, get_type_hints
+
+from langgraph.graph import END, START, StateGraph
+from langgraph.types import Checkpointer
+
+from orchestra.agents import Agent, Parameter, Team, type_name
+from orchestra.attempts import Reviewing
+from orchestra.errors import WorkflowError
+from orchestra.graph import CompiledWorkflow
+from orchestra.planning import Planner, check_plan, plan_from_edges, plan_from_types
+from orchestra.routing import Embed, Router
+from orchestra.state import make_schema
+from orchestra.supervisor import Blueprint, Supervisor, Worker
+from orchestra.tasks import Plan
+
+_RESERVED = frozenset({"supervisor", "gather"})
+
+
+class Workflow(StateGraph[Any, Any, Any, Any]):
+    """A team of agents and whose output flows to whom.
+
+    Where there are edges, they are the information flow, and every agent that is neither a spare nor a reviewer is a
+    task. Without edges the flow follows from the agents' types; with a `planner`, each request gets a plan of its own.
+
+    Args:
+        name: The workflow's name.
+        agents: Its agents; more can be added with `add_agent`.
+        planner: Makes a plan for each request.
+        output: The wanted output type; only agents that it takes are then made tasks. Without edges only.
+        inputs: Types that come from outside when this workflow is a team in another.
+        check: Called with each request before anything is stored; raises `RequestError` for one that can't be done.
+        example: A request to try the workflow with.
+        state_schema: A state schema of the user's own, on top of Orchestra's keys.
+        max_tasks: How many tasks a plan may have.
+        embed: Replaces n-grams as routing's measure of similarity.
+
+    Raises:
+        WorkflowError: The declaration is wrong; raised here, by the `add_` methods, or by `compile`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        agents: Iterable[Agent] = (),
+        *,
+        planner: Planner | None = None,
+        output: Any = None,
+        inputs: Sequence[type] = (),
+        check: Callable[[str], None] | None = None,
+        example: str = "",
+        state_schema: Any = None,
+        max_tasks: int = 10_000,
+        embed: Embed | None = None,
+    ) -> None:
+        if not re.fullmatch(r"[\w.-]+", name):
+            raise WorkflowError(f"{name!r} can't name a workflow: use letters, digits, '_', '-' and '.'.")
+        self.name = name
+        self.planner = planner
+        self.check = check
+        self.example = example
+        self.roster: dict[str, Agent] = {}
+        self.defined_in: str = sys._getframe(1).f_globals.get("__name__", "")  # noqa: SLF001 -- as namedtuple does
+        self._wanted = output
+        self._inputs = {type_name(kind): kind for kind in inputs}
+        self._needs: dict[str, dict[str, bool]] = {}
+        self._backups: dict[str, list[str]] = {}
+        self._reviews: dict[str, tuple[str, int]] = {}
+        self._max_tasks = max_tasks
+        self._embed = embed
+        own = get_type_hints(state_schema, include_extras=True) if state_schema is not None else {}
+        super().__init__(make_schema(lambda: self.roster, own))
+        for agent in agents:
+            self.add_agent(agent)
+
+    # Declaration
+
+    def add_agent(self, agent: Agent, *, backup_for: str | None = None) -> Workflow:
+        """Add an agent; with `backup_for`, as a spare that steps in when the named agent fails.
+
+        Raises:
+            WorkflowError: The name is taken or reserved, or `backup_for` names nobody.
+        """
+        if not isinstance(agent, Agent):  # pyright: ignore[reportUnnecessaryIsInstance] -- users' code is not checked
+            raise WorkflowError(f"{agent!r} is not an Agent; decorate the function with @agent, or use add_node.")
+        if agent.name in self.roster or agent.name in _RESERVED:
+            taken = "Orchestra needs that name itself" if agent.name in _RESERVED else "the name is taken"
+            raise WorkflowError(f"Workflow {self.name!r} can't add agent {agent.name!r}: {taken}.")
+        if backup_for is not None:
+            self._known(backup_for, "backup_for")
+            self._backups.setdefault(backup_for, []).append(agent.name)
+        self.roster[agent.name] = agent
+        return self
+
+    def add_node(self, node: Any, action: Any = None, **options: Any) -> Workflow:  # pyright: ignore[reportIncompatibleMethodOverride] -- the same name, our options
+        """Add an agent under LangGraph's name for it; the options are those of `Agent`."""
+        if isinstance(node, Agent):
+            return self.add_agent(node)
+        if action is None:
+            node, action = node.__name__, node
+        return self.add_agent(action if isinstance(action, Agent) else Agent(node, action, **options))
+
+    def add_edge(self, start_key: str | list[str], end_key: str, *, optional: bool = False) -> Workflow:  # pyright: ignore[reportIncompatibleMethodOverride] -- one option more
+        """Let output flow from one agent, or several, to another, which waits for all of them.
+
+        START and END are accepted and change nothing: what needs nobody starts at once.
+
+        Args:
+            start_key: Whose output; a list means all of them.
+            end_key: Who receives it.
+            optional: The receiver can do without: it runs even if the other failed.
+
+        Raises:
+            WorkflowError: An agent is unknown, or an agent would need itself.
+        """
+        starts = [start_key] if isinstance(start_key, str) else start_key
+        for start in starts:
+            if start == START or end_key == END:
+                self._known(end_key if start == START else start, "add_edge")
+                continue
+            self._known(start, "add_edge")
+            self._known(end_key, "add_edge")
+            if start == end_key:
+                raise WorkflowError(f"Agent {start!r} can't need its own output; for rounds of rework use add_review.")
+            self._needs.setdefault(end_key, {})[start] = optional
+        return self
+
+    def add_review(self, author: str, *, by: str, rounds: int = 1) -> Workflow:
+        """Have an agent's work reviewed: rejected work goes back at most `rounds` times.
+
+        The reviewer returns a `Review`. It receives the author's inputs and the draft, by type. It is not a task of
+        its own; the rounds happen inside the author's task.
+
+        Raises:
+            WorkflowError: An agent is unknown, has a review already, or is a team.
+        """
+        for name in (author, by):
+            self._known(name, "add_review")
+            if self.roster[name].is_team:
+                raise WorkflowError(f"{name!r} is a team, which is called once per task: put the review inside it.")
+        if author in self._reviews:
+            raise WorkflowError(f"Agent {author!r} is reviewed by {self._reviews[author][0]!r} already.")
+        if author == by:
+            raise WorkflowError(f"Agent {author!r} can't review itself.")
+        if rounds < 0:
+            raise WorkflowError(f"rounds must not be negative, not {rounds}.")
+        self._reviews[author] = (by, rounds)
+        return self
+
+    def add_conditional_edges(self, *_: Any, **__: Any) -> NoReturn:  # pyright: ignore[reportIncompatibleMethodOverride] -- refused on purpose
+        """Refused: in Orchestra a plan decides what runs.
+
+        Raises:
+            WorkflowError: Always, with the alternatives.
+        """
+        raise WorkflowError(
+            "A workflow has no conditional edges: the plan decides what runs. Use planner=… for a plan per request, "
+            "add_review for rounds of rework, backup_for for failures, or an optional edge for inputs that may be "
+            "missing."
+        )
+
+    def _known(self, name: str, where: str) -> None:
+        if name not in self.roster:
+            there = ", ".join(self.roster) or "nobody yet"
+            raise WorkflowError(f"{where}: workflow {self.name!r} has no agent {name!r}; it has {there}.")
+
+    # What a parent workflow, the terminal and pictures want to know
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """What this workflow, as a team, wants from its parent's tasks."""
+        return tuple(Parameter(name, kind) for name, kind in self._inputs.items())
+
+    @property
+    def output(self) -> Any:
+        """The type of what this workflow, as a team, delivers: its last task's output, or the answer's text."""
+        if self.planner is not None:
+            return str
+        sinks = self.make_plan().sinks
+        return self.roster[sinks[0].id].output if len(sinks) == 1 else str
+
+    @property
+    def task_agents(self) -> list[Agent]:
+        """The agents that are tasks of their own: all but spares and reviewers."""
+        aside = {spare for spares in self._backups.values() for spare in spares} | {by for by, _ in self._reviews.values()}
+        return [agent for agent in self.roster.values() if agent.name not in aside]
+
+    def make_plan(self) -> Plan:
+        """Make the plan that does not depend on the request.
+
+        Raises:
+            WorkflowError: The flow does not add up; the message names the agent, the parameter and the candidates.
+        """
+        agents = self.task_agents
+        if not agents:
+            raise WorkflowError(f"Workflow {self.name!r} has no agent to give a task to.")
+        if self._needs:
+            aside = self.roster.keys() - {agent.name for agent in agents}
+            for end, starts in self._needs.items():
+                if strays := aside & {end, *starts}:
+                    raise WorkflowError(f"{sorted(strays)[0]!r} is a spare or a reviewer and can't have edges.")
+            plan = plan_from_edges(agents, self._needs, self._inputs)
+        else:
+            plan = plan_from_types(agents, self._wanted, self._inputs)
+        return check_plan(plan, self.roster, limit=self._max_tasks)
+
+    # Compilation
+
+    def compile(self, checkpointer: Checkpointer = None, **options: Any) -> CompiledWorkflow:  # pyright: ignore[reportIncompatibleMethodOverride] -- options are handed on as they are
+        """Check the declaration and return a LangGraph graph that runs it.
+
+        Args:
+            checkpointer: A saver; `None` inherits the parent graph's, `False` keeps nothing.
+            options: As of LangGraph's `StateGraph.compile`.
+
+        Raises:
+            WorkflowError: The declaration does not add up.
+        """
+        blueprint = self._blueprint()
+        graph = StateGraph[Any, Any, Any, Any](self.state_schema)
+        graph.add_node("supervisor", Supervisor(blueprint), destinations=(*self.roster, "gather", END))
+        graph.add_node("gather", _gather)
+        for name in self.roster:
+            graph.add_node(name, Worker(blueprint), input_schema=dict)
+        graph.add_edge(START, "supervisor")
+        graph.add_edge("gather", "supervisor")
+        options.setdefault("name", self.name)
+        compiled = cast("CompiledWorkflow", graph.compile(checkpointer=checkpointer, **options))
+        compiled.__class__ = CompiledWorkflow
+        compiled.builder = self
+        return compiled
+
+    def _blueprint(self) -> Blueprint:
+        plan = self.make_plan() if self.planner is None else None
+        if self.planner is not None and not self.roster:
+            raise WorkflowError(f"Workflow {self.name!r} has no agent.")
+        reviews = {
+            author: Reviewing(
+                reviewers=(self.roster[by], *(self.roster[spare] for spare in self._backups.get(by, ()))), rounds=rounds
+            )
+            for author, (by, rounds) in self._reviews.items()
+        }
+        reviewers = {by for by, _ in self._reviews.values()}
+        return Blueprint(
+            name=self.name,
+            roster=dict(self.roster),
+            router=Router((a for a in self.roster.values() if a.name not in reviewers), self._backups, self._embed),
+            plan=plan,
+            planner=self.planner,
+            given=dict(self._inputs),
+            reviews=reviews,
+            teams={name: agent.run.compile() for name, agent in self.roster.items() if isinstance(agent.run, Team)},
+            max_tasks=self._max_tasks,
+        )
+
+    def __repr__(self) -> str:
+        """Show the name and the agents."""
+        return f"Workflow({self.name!r}, agents=[{', '.join(self.roster)}])"
+
+
+def _gather(_: Any) -> dict[str, Any]:
+    """Do nothing: the edge behind this node leads the superstep back to the supervisor."""
+    return {}
