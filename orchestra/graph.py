@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import functools
 import queue
 import threading
 import uuid
@@ -59,20 +60,18 @@ class CompiledWorkflow(CompiledStateGraph[Any, Any, Any, Any]):
             ThreadBusy: Another run is on this thread.
             ThreadWaiting: A question is open on this thread.
         """
-        control = control or RunControl()
         config = cast("RunnableConfig", dict(config or {}))
         configurable: dict[str, Any] = dict(config.get("configurable") or {})
-        parent = configurable.get(CALL)
         if config.get("max_concurrency") is not None:
             raise WorkflowError(
                 "max_concurrency in the config would keep finished work from being stored (LangGraph queues writes "
                 "behind nodes). Limit the agents instead: Agent(max_concurrency=...)."
             )
+        input = self._accept(input)  # noqa: A001
         async with contextlib.AsyncExitStack() as stack:
-            if isinstance(parent, Call):
-                call = parent  # made for this team by the node that calls it
-            else:
-                input = self._accept(input)  # noqa: A001
+            call = configurable.get(CALL)  # of a team: made by the node that calls it, which also hands on the control
+            if not isinstance(call, Call):
+                control = control or RunControl()
                 saver = self.checkpointer if isinstance(self.checkpointer, BaseCheckpointSaver) else None
                 thread = configurable.get("thread_id")
                 if saver is not None and thread is not None:
@@ -81,11 +80,9 @@ class CompiledWorkflow(CompiledStateGraph[Any, Any, Any, Any]):
                 call = Call(
                     key=str(thread or uuid.uuid4()),
                     answered=_answered(input),
-                    draining=lambda: control.drain_requested,
+                    draining=functools.partial(getattr, control, "drain_requested"),
                 )
             call.persistent = call.persistent and self.checkpointer is not False
-            if isinstance(parent, Call):
-                input = self._accept(input)  # noqa: A001
             configurable[CALL] = call
             config["configurable"] = configurable
             chunks = super().astream(input, config, control=control, **options)

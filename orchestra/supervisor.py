@@ -20,7 +20,7 @@ from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.serde.types import INTERRUPT
-from langgraph.errors import GraphInterrupt
+from langgraph.errors import GraphDrained, GraphInterrupt
 from langgraph.runtime import ExecutionInfo, Runtime
 from langgraph.types import Command, Overwrite, Send
 from pydantic import TypeAdapter
@@ -231,7 +231,7 @@ class Worker:
             result = node.skipped(task, inputs) or await node.carry_out(task, board.turn, inputs)
         except Suspended:
             node.suspend(board, task, ())
-        except GraphInterrupt:
+        except (GraphInterrupt, GraphDrained):  # a team that drains keeps its place: it goes on in its own namespace
             board.post(task_id, Unsettled.SUSPENDED)
             node.emit(TaskWaiting, {"task": task_id})
             raise
