@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         WorkflowNotFound,
     )
     from orchestra.planning import Planner
+    from orchestra.runs import Orchestra, Outcome, Run, RunInfo, RunState
     from orchestra.tasks import Assignment, Attempt, Plan, Result, Review, Status, Task
     from orchestra.workflow import Workflow
 
@@ -41,6 +42,7 @@ _HOMES = {
         "WorkflowNotFound",
     ),
     "orchestra.planning": ("Planner",),
+    "orchestra.runs": ("Orchestra", "Outcome", "Run", "RunInfo", "RunState"),
     "orchestra.tasks": ("Assignment", "Attempt", "Plan", "Result", "Review", "Status", "Task"),
     "orchestra.workflow": ("Workflow",),
 }
@@ -52,13 +54,18 @@ __all__ = [  # pyright: ignore[reportUnsupportedDunderAll] -- resolved by __geta
     "Assignment",
     "Attempt",
     "Capability",
+    "Orchestra",
     "OrchestraError",
+    "Outcome",
     "Plan",
     "PlanError",
     "Planner",
     "RequestError",
     "Result",
     "Review",
+    "Run",
+    "RunInfo",
+    "RunState",
     "Status",
     "Task",
     "TaskUnsuccessful",

@@ -13,7 +13,7 @@ import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints, overload, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, Union, cast, get_args, get_origin, get_type_hints, overload, runtime_checkable
 
 from langchain_core.runnables import Runnable
 from langgraph.types import RetryPolicy
@@ -93,6 +93,8 @@ class Agent:
             it acted on can't be lost in a crash. Use `Assignment.idempotency_key` there.
         max_crashes: Record every attempt durably before it starts and give the task up once this many of them ended
             with the process. Guards against input that kills the process. `None` records nothing.
+        is_team: Whether a workflow does the work.
+        blocking: Whether it is a sync function, which runs in a thread.
     """
 
     def __init__(
@@ -124,6 +126,8 @@ class Agent:
         self.max_concurrency = max_concurrency
         self.side_effects = side_effects
         self.max_crashes = max_crashes
+        self.is_team = isinstance(run, Team)
+        self.blocking = not (self.is_team or isinstance(run, Runnable) or _is_async(run))
         self._parameters: tuple[Parameter, ...] = ()
         self._output: Any = output
         if not self.is_team and not isinstance(run, Runnable):
@@ -135,19 +139,14 @@ class Agent:
             _ = self.adapter  # an output type that can't be validated is found here, not in a run
 
     @property
-    def is_team(self) -> bool:
-        """Whether a workflow does the work."""
-        return isinstance(self.run, Team)
-
-    @property
     def parameters(self) -> tuple[Parameter, ...]:
         """What the agent's function, or its team, wants."""
-        return self.run.parameters if isinstance(self.run, Team) else self._parameters
+        return cast("Team", self.run).parameters if self.is_team else self._parameters
 
     @property
     def output(self) -> Any:
         """The declared output type; `Any` where none is declared."""
-        declared = self._output if self._output is not None or not isinstance(self.run, Team) else self.run.output
+        declared = cast("Team", self.run).output if self._output is None and self.is_team else self._output
         return Any if declared is None else declared
 
     @property
@@ -206,6 +205,10 @@ def agent(function: Callable[..., Any] | None = None, /, *, name: str | None = N
         return Agent(name or function.__name__, function, _localns=localns, **options)
 
     return make if function is None else make(function)
+
+
+def _is_async(run: Any) -> bool:
+    return inspect.iscoroutinefunction(run) or inspect.iscoroutinefunction(getattr(run, "__call__", None))  # noqa: B004 -- an object whose __call__ is async
 
 
 def _read_contract(

@@ -254,7 +254,7 @@ async def _call(job: Job, agent: Agent, bindings: Sequence[Binding], assignment:
         return await job.call_team(agent, assignment, arguments)
     if isinstance(run, Runnable):
         return _plain(agent, await run.ainvoke(_runnable_input(run, assignment), job.config))
-    if inspect.iscoroutinefunction(run) or inspect.iscoroutinefunction(getattr(run, "__call__", None)):  # noqa: B004
+    if not agent.blocking:
         return await run(**arguments)
     value = await in_thread(lambda: run(**arguments))
     return await value if inspect.isawaitable(value) else value
@@ -334,8 +334,7 @@ def _pause(policy: RetryPolicy, number: int) -> float:
 @contextlib.asynccontextmanager
 async def _place(agent: Agent) -> AsyncIterator[None]:
     """Wait for one of the agent's places in this event loop."""
-    blocking = not agent.is_team and not isinstance(agent.run, Runnable) and not inspect.iscoroutinefunction(agent.run)
-    limit = agent.max_concurrency or (_THREADS if blocking else None)
+    limit = agent.max_concurrency or (_THREADS if agent.blocking else None)
     if limit is None:
         yield
         return

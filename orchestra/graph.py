@@ -77,6 +77,8 @@ class CompiledWorkflow(CompiledStateGraph[Any, Any, Any, Any]):
                 if saver is not None and thread is not None:
                     await stack.enter_async_context(hold(saver, str(thread)))
                     await _check_thread(saver, str(thread), input, configurable)
+                # Four small commits a run buy the promise that a request is stored before any agent starts.
+                options["durability"] = options.get("durability") or "sync"
                 call = Call(
                     key=str(thread or uuid.uuid4()),
                     answered=_answered(input),

@@ -157,8 +157,8 @@ def make_schema(roster: Callable[[], Roster], own: Mapping[str, Any]) -> Any:
         own: Annotations of the user's own state schema.
 
     The keys: `request` and `messages` as in the contract; `given`, what a team received from its parent; `asked`, an
-    id of the request; `plan` and `planned`, the plan and the request it was made for; `turn`, `results`, `answer` and
-    `history`.
+    id of the request; `plan` and `planned`, the plan and the request it was made for; `turn`, `results`, `history`, and
+    `answer`, which is `None` while the turn is unfinished.
     """
     keys: dict[str, Any] = {
         "request": str,
@@ -169,7 +169,7 @@ def make_schema(roster: Callable[[], Roster], own: Mapping[str, Any]) -> Any:
         "planned": dict[str, str],
         "turn": int,
         "results": Annotated[dict[str, Result], ResultsChannel(roster)],
-        "answer": str,
+        "answer": str | None,
         "history": list[PastTurn],
     }
     return TypedDict("WorkflowState", {**own, **keys})  # pyright: ignore[reportArgumentType] -- made at run time

@@ -181,7 +181,7 @@ class Supervisor:
             "plan": plan.model_dump(mode="json", exclude_defaults=True),
             "planned": {"asked": state["asked"], "request": state["request"]},
             "turn": state.get("turn", 0) + 1,
-            "answer": "",
+            "answer": None,
         }
         if "plan" in state:
             roster = self._blueprint.roster

@@ -1,0 +1,1 @@
+"""What people see of workflows and runs. Strings and terminal output only."""

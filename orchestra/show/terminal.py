@@ -1,0 +1,229 @@
+"""Runs in a terminal: a live table where there is one, a line per event where there is none."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any, Protocol, Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.markdown import Markdown
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from orchestra.events import DraftReviewed, Event, FellBack, PlanReady, TaskDeferred, TaskEnded, TaskStarted, TaskWaiting
+from orchestra.runs import RunInfo
+from orchestra.show.progress import Progress, Row
+
+_SHOWN_FIRST = 30
+"""Rows of the live table at most; a plan of thousands is summed up."""
+
+# A sign and a word for each state: colour alone tells some people nothing.
+_SIGNS = {
+    "pending": ("·", "dim"),
+    "running": ("▶", "cyan"),
+    "retrying": ("↻", "yellow"),
+    "waiting": ("?", "magenta"),
+    "deferred": ("‖", "yellow"),
+    "stopped": ("‖", "yellow"),
+    "succeeded": ("✓", "green"),
+    "done": ("✓", "green"),
+    "failed": ("✗", "red"),
+    "skipped": ("–", "yellow"),
+}
+
+
+def _state(state: str) -> Text:
+    sign, style = _SIGNS[state]
+    return Text(f"{sign} {state}", style=style)
+
+
+def _seconds(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    return f"{seconds:.1f} s" if seconds < 90 else f"{seconds / 60:.1f} min"
+
+
+class Display(Protocol):
+    """Shows a run while it goes on."""
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        ...
+
+    def __exit__(self, *_: object) -> None:
+        """Leave the last state standing."""
+        ...
+
+    def show(self, event: Event) -> None:
+        """Take in one event."""
+        ...
+
+    def say(self, text: str) -> None:
+        """Tell the person something beside the tasks."""
+        ...
+
+
+def display(console: Console, *, quiet: bool = False) -> Display:
+    """Choose how to show a run: live in a terminal, plain lines elsewhere, nothing if `quiet`."""
+    if quiet:
+        return _Silent()
+    return _Live(console) if console.is_terminal else _Plain(console)
+
+
+class _Silent:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def show(self, event: Event) -> None:
+        pass
+
+    def say(self, text: str) -> None:
+        print(text, file=sys.stderr)  # noqa: T201 -- standard output is for the machine
+
+
+class _Live:
+    """A table with one line per task, redrawn four times a second."""
+
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress()
+        self._said = ""
+        self._live = Live(console=console, get_renderable=self._table, refresh_per_second=4)
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def show(self, event: Event) -> None:
+        self._progress.apply(event)
+
+    def say(self, text: str) -> None:
+        self._said = text
+
+    def _table(self) -> Table:
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), caption=self._said or None, caption_justify="left")
+        for title in ("state", "task", "agent", "time", "note"):
+            table.add_column(title, header_style="dim", no_wrap=title != "note", overflow="ellipsis")
+        rows = self._progress.rows
+        shown = rows
+        if len(rows) > _SHOWN_FIRST:  # what moves first
+            moving = [r for r in rows if r.state not in ("pending", "succeeded")]
+            shown = (moving + [r for r in rows if r.state == "pending"])[:_SHOWN_FIRST] or rows[-_SHOWN_FIRST:]
+        at = datetime.now(UTC)
+        for row in shown:
+            table.add_row(_state(row.state), "  " * len(row.path) + row.task.id, row.agent, _time(row, at), self._note(row))
+        if len(shown) < len(rows):
+            done = sum(row.ended is not None for row in rows)
+            table.add_row("", f"… {len(rows) - len(shown)} more", "", "", f"{done} of {len(rows)} done")
+        return table
+
+    def _note(self, row: Row) -> Text:
+        if row.state == "pending" and (waits := self._progress.waits_for(row)):
+            return Text(f"waits for {', '.join(waits[:4])}{' …' if len(waits) > 4 else ''}", style="dim")
+        return Text(_one_line(row.note), style="dim")
+
+
+def _one_line(text: str, width: int = 110) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def _time(row: Row, at: datetime) -> str:
+    return "earlier" if row.restored else _seconds(row.seconds(at))
+
+
+class _Plain:
+    """One line per thing that happens, for logs and pipes."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._progress = Progress()
+        self._began: datetime | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def show(self, event: Event) -> None:
+        row = self._progress.apply(event)
+        self._began = self._began or event.at
+        clock = f"{(event.at - self._began).total_seconds():7.2f} s"
+        if isinstance(event, PlanReady):
+            done = [task for task, result in event.finished.items() if result]
+            where = f" of {'/'.join(event.path)}" if event.path else ""
+            kept = f", {len(done)} finished earlier: {', '.join(done[:8])}" if done else ""
+            self._line(f"{clock}  plan{where}: {len(event.plan.tasks)} tasks{kept}")
+        elif row is not None and isinstance(event, (TaskStarted, TaskEnded, TaskWaiting, TaskDeferred, FellBack, DraftReviewed)):
+            note = f"  {_one_line(row.note)}" if row.note else ""
+            took = f"  {_seconds(row.seconds(event.at))}" if isinstance(event, TaskEnded) else ""
+            agent = f"  by {row.agent}" if row.agent and row.agent != row.task.id else ""
+            sign = _SIGNS[row.state][0]
+            what = "reviewed" if isinstance(event, DraftReviewed) else row.state
+            self._line(f"{clock}  {sign} {what:<9}  {row.name}{agent}{took}{note}")
+
+    def say(self, text: str) -> None:
+        self._line(text)
+
+    def _line(self, text: str) -> None:
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def answer(console: Console, text: str) -> None:
+    """Print an answer: Markdown is laid out in a terminal and left as it is elsewhere."""
+    if console.is_terminal:
+        console.print(Markdown(text))
+    else:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def runs_table(infos: Iterable[RunInfo]) -> Table:
+    """The list of runs."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for title in ("thread", "workflow", "state", "tasks", "since", "request"):
+        table.add_column(title, header_style="dim", no_wrap=title != "request")
+    for info in infos:
+        total = len(info.plan.tasks) if info.plan else 0
+        since = info.since.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+        done = f"{len(info.results)}/{total}" if total else ""
+        table.add_row(
+            escape(info.thread_id), info.workflow, _run_state(info), done, since, escape(_one_line(info.request, 70))
+        )
+    return table
+
+
+def _run_state(info: RunInfo) -> Text:
+    return _state(str(info.state))
+
+
+def results_table(info: RunInfo) -> Table:
+    """The tasks of one run: how each stands, who did it, in how many attempts, and why not."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for title in ("state", "task", "agent", "attempts", "time", "note"):
+        table.add_column(title, header_style="dim", no_wrap=title != "note")
+    for task in info.plan.order if info.plan else ():
+        result: dict[str, Any] = dict(info.results.get(task.id) or {})
+        attempts: list[dict[str, Any]] = result.get("attempts") or []
+        notes = [str(result["error"])] if result.get("error") else []
+        notes += [f"{a['agent']}: {a['error']}" for a in attempts if a.get("error") and not result.get("error")]
+        notes += [f"review: {'approved' if r['approved'] else '; '.join(r['reasons'])}" for r in result.get("reviews") or []]
+        seconds = sum(a["seconds"] for a in attempts) if attempts else None
+        table.add_row(
+            _state(result.get("status", "pending")),
+            escape(task.id),
+            result.get("agent") or "",
+            str(len(attempts) or ""),
+            _seconds(seconds),
+            escape(_one_line("; ".join(notes), 160)),
+        )
+    return table
