@@ -1,0 +1,49 @@
+# Everything below sets itself up on first use; nothing but Python 3.11 or newer, pip and make is needed.
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+PACE ?= 1
+
+.PHONY: demo test lint fault bench notebooks lock clean
+
+demo: $(READY)  ## Compare two Python packages: a team of agents at work on real documents
+	@COMPETITOR_PACE=$(PACE) $(BIN)/orchestra run competitor_analysis
+	@echo "(Each agent was held to at least $(PACE) s so that you could watch; PACE=0 lets them run.)"
+
+test: $(READY)  ## All tests, with a short version of each fault run
+	@$(BIN)/python -m pytest
+
+lint: $(READY)  ## Formatting, lint, types, import contracts
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/pyright
+	@$(BIN)/lint-imports
+
+fault: $(READY)  ## The long fault runs: real processes, real SIGKILL
+	@$(BIN)/python -m pytest tests/fault -m "long or not long" --long -s
+
+bench: $(READY)  ## The performance claims, each beside a peer
+	@$(BIN)/python tests/benchmarks/scheduling.py
+	@$(BIN)/python tests/benchmarks/overhead.py
+	@$(BIN)/python tests/benchmarks/routing.py
+
+notebooks: $(READY)  ## Execute the notebooks and keep their outputs
+	@$(BIN)/python -m pytest tests/notebooks
+
+lock: $(READY)  ## Pin the versions that are tested
+	@$(BIN)/python -m pip install --quiet uv
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--no-header --group dev pyproject.toml --output-file requirements.lock
+
+$(READY): pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+		{ echo "Orchestra needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+	@echo "Setting up .venv (once) ..."
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+clean:
+	rm -rf .venv
