@@ -13,7 +13,18 @@ import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeVar, Union, cast, get_args, get_origin, get_type_hints, overload, runtime_checkable
+from typing import (
+    Any,
+    Literal,
+    Protocol,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+    overload,
+    runtime_checkable,
+)
 
 from langchain_core.runnables import Runnable
 from langgraph.types import RetryPolicy
@@ -22,8 +33,6 @@ from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 
 from orchestra.errors import WorkflowError
 from orchestra.tasks import Assignment
-
-_F = TypeVar("_F", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +103,7 @@ class Agent:
         max_crashes: Record every attempt durably before it starts and give the task up once this many of them ended
             with the process. Guards against input that kills the process. `None` records nothing.
         is_team: Whether a workflow does the work.
+        is_runnable: Whether a LangChain Runnable, or a compiled graph, does.
         blocking: Whether it is a sync function, which runs in a thread.
     """
 
@@ -114,7 +124,11 @@ class Agent:
     ) -> None:
         if not name or any(c in name for c in "|:") or name.startswith("__"):
             raise WorkflowError(f"{name!r} can't name an agent: no '|', no ':', no leading '__', not empty.")
-        for label, value in (("timeout", timeout), ("max_concurrency", max_concurrency), ("max_crashes", max_crashes)):
+        for label, value in (
+            ("timeout", timeout),
+            ("max_concurrency", max_concurrency),
+            ("max_crashes", max_crashes),
+        ):
             if value is not None and value <= 0:
                 raise WorkflowError(f"Agent {name!r}: {label} must be above zero, not {value!r}.")
         self.name = name
@@ -127,10 +141,11 @@ class Agent:
         self.side_effects = side_effects
         self.max_crashes = max_crashes
         self.is_team = isinstance(run, Team)
-        self.blocking = not (self.is_team or isinstance(run, Runnable) or _is_async(run))
+        self.is_runnable = isinstance(run, Runnable)
+        self.blocking = not (self.is_team or self.is_runnable or _is_async(run))
         self._parameters: tuple[Parameter, ...] = ()
         self._output: Any = output
-        if not self.is_team and not isinstance(run, Runnable):
+        if not self.is_team and not self.is_runnable:
             if not callable(run):
                 raise WorkflowError(f"Agent {name!r}: run must be a function, a Runnable, a graph or a Workflow.")
             self._parameters, annotated = _read_contract(name, run, _localns)
@@ -178,7 +193,7 @@ class Agent:
 
 
 @overload
-def agent(function: _F, /) -> Agent: ...
+def agent(function: Callable[..., Any], /) -> Agent: ...
 @overload
 def agent(
     *,
@@ -199,7 +214,7 @@ def agent(function: Callable[..., Any] | None = None, /, *, name: str | None = N
         WorkflowError: The function's parameters or output type can't serve as a contract.
     """
     # Types defined beside the function, in a notebook cell's function or in a test, are found in the caller's frame.
-    localns = dict(sys._getframe(1).f_locals)  # noqa: SLF001 -- the documented way to the caller's names
+    localns = dict(sys._getframe(1).f_locals)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] -- documented, if underscored
 
     def make(function: Callable[..., Any]) -> Agent:
         return Agent(name or function.__name__, function, _localns=localns, **options)

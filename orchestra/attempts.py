@@ -12,8 +12,9 @@ import inspect
 import random
 import threading
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any, Protocol
 
 from langchain_core.language_models import BaseLanguageModel
@@ -33,9 +34,9 @@ _THREADS = 128
 
 _LANGGRAPH_DEFAULT = RetryPolicy().retry_on
 
-_limits: weakref.WeakKeyDictionary[
-    asyncio.AbstractEventLoop, weakref.WeakKeyDictionary[Agent, asyncio.Semaphore]
-] = weakref.WeakKeyDictionary()
+_limits: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.WeakKeyDictionary[Agent, asyncio.Semaphore]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 class Journal(Protocol):
@@ -97,7 +98,10 @@ async def carry_out(job: Job) -> Result:
     """Do one task: try its candidates in order, have the output reviewed, and tell how it went."""
     began = now()
     try:
-        agent, output = await (_reviewed(job) if job.review else _first_success(job, job.candidates, job.available))
+        if job.review is None:
+            agent, output = await _first_success(job, job.candidates, job.available)
+        else:
+            agent, output = await _reviewed(job, job.review)
     except AgentError as error:
         return _result(job, began, status=Status.FAILED, error=str(error))
     return _result(job, began, status=Status.SUCCEEDED, agent=agent.name, output=output)
@@ -115,38 +119,42 @@ def _result(job: Job, began: datetime, **how: Any) -> Result:
     )
 
 
-async def _reviewed(job: Job) -> tuple[Agent, Any]:
+async def _reviewed(job: Job, review: Reviewing) -> tuple[Agent, Any]:
     """Author and reviewer in turn, until the draft is approved or the rounds are used up."""
-    assert job.review is not None  # noqa: S101 -- the caller looked; this is for the type checker
-    for round_ in range(1, job.review.rounds + 2):
+    left = review.rounds
+    while True:
         author, draft = await _first_success(job, job.candidates, job.available)
-        review_job = replace(
-            job,
-            task=Task(id=f"{job.task.id}.review", instruction=f"Review the work of {author.name}."),
-            assignment=replace(
-                job.assignment, rejections=(), inputs={**job.assignment.inputs, job.task.id: draft}
-            ),
-            review=None,
-        )
-        seen = {**job.available, job.task.id: author.output}
-        try:
-            reviewer, review = await _first_success(review_job, job.review.reviewers, seen)
-        except AgentError as error:
-            raise AgentError(f"the draft could not be reviewed: {error}") from error
-        job.emit(DraftReviewed, {"task": job.task.id, "reviewer": reviewer.name, "round": round_, "review": review})
-        stored = {"approved": review.approved, "reasons": review.reasons}
-        job.reviews.append(Review(**stored))
-        if review.approved:
+        reviewer, verdict = await _judge(job, review, author, draft)
+        job.reviews.append(Review(approved=verdict.approved, reasons=verdict.reasons))
+        said = {"reviewer": reviewer.name, "round": len(job.reviews), "review": verdict}
+        job.emit(DraftReviewed, {"task": job.task.id, **said})
+        if verdict.approved:
             return author, draft
-        job.assignment = replace(job.assignment, rejections=(*job.assignment.rejections, review))
-    if review.revised is not None:
-        return author, deliver(author, review.revised)
-    raise AgentError(f"{reviewer.name} rejected the work {job.review.rounds + 1} times: {'; '.join(review.reasons)}")
+        if not left:
+            break
+        left -= 1
+        job.assignment = replace(job.assignment, rejections=(*job.assignment.rejections, verdict))
+    if verdict.revised is not None:
+        return author, deliver(author, verdict.revised)
+    times = "once" if len(job.reviews) == 1 else f"{len(job.reviews)} times"
+    raise AgentError(f"{reviewer.name} rejected the work {times}: {'; '.join(verdict.reasons)}")
 
 
-async def _first_success(
-    job: Job, candidates: Sequence[Agent], available: Mapping[str, Any]
-) -> tuple[Agent, Any]:
+async def _judge(job: Job, review: Reviewing, author: Agent, draft: Any) -> tuple[Agent, Review]:
+    """Have a draft reviewed. The reviewer sees what the author saw, and the draft."""
+    seen = {**job.assignment.inputs, job.task.id: draft}
+    review_job = replace(
+        job,
+        task=Task(id=f"{job.task.id}.review", instruction=f"Review the work of {author.name}."),
+        assignment=replace(job.assignment, rejections=(), inputs=seen),
+    )
+    try:
+        return await _first_success(review_job, review.reviewers, {**job.available, job.task.id: author.output})
+    except AgentError as error:
+        raise AgentError(f"the draft could not be reviewed: {error}") from error
+
+
+async def _first_success(job: Job, candidates: Sequence[Agent], available: Mapping[str, Any]) -> tuple[Agent, Any]:
     """Try agents in order; return the first validated output and whose it is.
 
     Raises:
@@ -163,7 +171,12 @@ async def _first_success(
         if previous is not None:
             job.emit(
                 FellBack,
-                {"task": job.task.id, "from_agent": previous.name, "to_agent": agent.name, "reason": reasons[-1]},
+                {
+                    "task": job.task.id,
+                    "from_agent": previous.name,
+                    "to_agent": agent.name,
+                    "reason": reasons[-1],
+                },
             )
         previous = agent
         try:
@@ -249,10 +262,10 @@ async def _timed(job: Job, agent: Agent, bindings: Sequence[Binding], assignment
 
 async def _call(job: Job, agent: Agent, bindings: Sequence[Binding], assignment: Assignment) -> Any:
     arguments = _arguments(bindings, assignment)
-    run = agent.run
+    run: Any = agent.run
     if agent.is_team:
         return await job.call_team(agent, assignment, arguments)
-    if isinstance(run, Runnable):
+    if agent.is_runnable:
         return _plain(agent, await run.ainvoke(_runnable_input(run, assignment), job.config))
     if not agent.blocking:
         return await run(**arguments)
@@ -332,7 +345,7 @@ def _pause(policy: RetryPolicy, number: int) -> float:
 
 
 @contextlib.asynccontextmanager
-async def _place(agent: Agent) -> AsyncIterator[None]:
+async def _place(agent: Agent) -> AsyncGenerator[None]:
     """Wait for one of the agent's places in this event loop."""
     limit = agent.max_concurrency or (_THREADS if agent.blocking else None)
     if limit is None:

@@ -56,13 +56,20 @@ def _parser() -> argparse.ArgumentParser:
     def database(made: argparse.ArgumentParser) -> None:
         default = os.environ.get("ORCHESTRA_DB", "sqlite:///runs.db")
         made.add_argument(
-            "--db", default=default, metavar="URL", help="where runs are stored (ORCHESTRA_DB; default sqlite:///runs.db)"
+            "--db",
+            default=default,
+            metavar="URL",
+            help="where runs are stored (ORCHESTRA_DB; default sqlite:///runs.db)",
         )
         made.add_argument("--json", action="store_true", help="print JSON for machines")
 
     def grace(made: argparse.ArgumentParser) -> None:
         made.add_argument(
-            "--grace", type=float, default=10.0, metavar="S", help="seconds agents in flight get after Ctrl-C (default 10)"
+            "--grace",
+            type=float,
+            default=10.0,
+            metavar="S",
+            help="seconds agents in flight get after Ctrl-C (default 10)",
         )
 
     run = add(commands, "run", _run, "Start a workflow on a request.")

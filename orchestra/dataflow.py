@@ -22,11 +22,11 @@ class Unsettled(Enum):
     DEFERRED = "was left for a later superstep because the run is draining"
 
 
-class Suspended(Exception):  # noqa: N818 -- a signal, not an error
+class Suspended(Exception):
     """An input waits for a person, so whoever needs it waits too."""
 
 
-class Deferred(Exception):  # noqa: N818 -- a signal, not an error
+class Deferred(Exception):
     """An input, or the task itself, is left for a later superstep."""
 
 

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, cast
 
-from langchain_core.messages import BaseMessage, HumanMessage, convert_to_messages
+from langchain_core.messages import HumanMessage, convert_to_messages
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.serde.types import INTERRUPT
@@ -72,7 +72,7 @@ class CompiledWorkflow(CompiledStateGraph[Any, Any, Any, Any]):
             call = configurable.get(CALL)  # of a team: made by the node that calls it, which also hands on the control
             if not isinstance(call, Call):
                 control = control or RunControl()
-                saver = self.checkpointer if isinstance(self.checkpointer, BaseCheckpointSaver) else None
+                saver = cast("Any", self.checkpointer) if isinstance(self.checkpointer, BaseCheckpointSaver) else None
                 thread = configurable.get("thread_id")
                 if saver is not None and thread is not None:
                     await stack.enter_async_context(hold(saver, str(thread)))
@@ -84,7 +84,7 @@ class CompiledWorkflow(CompiledStateGraph[Any, Any, Any, Any]):
                     answered=_answered(input),
                     draining=functools.partial(getattr, control, "drain_requested"),
                 )
-            call.persistent = call.persistent and self.checkpointer is not False
+            call.persistent = call.persistent and cast("Any", self.checkpointer) is not False
             configurable[CALL] = call
             config["configurable"] = configurable
             chunks = super().astream(input, config, control=control, **options)
@@ -137,7 +137,7 @@ class CompiledWorkflow(CompiledStateGraph[Any, Any, Any, Any]):
     def _accept(self, given: Any) -> Any:
         """Make a turn of what the caller passed, or refuse it."""
         if given is None or isinstance(given, Command):
-            return given
+            return cast("Any", given)
         if isinstance(given, str):
             given = {"request": given}
         if not isinstance(given, Mapping):
@@ -145,7 +145,7 @@ class CompiledWorkflow(CompiledStateGraph[Any, Any, Any, Any]):
                 f'Pass {{"request": "..."}}, {{"messages": [...]}}, None or a Command, not {type(given).__name__}.'
             )
         new: dict[str, Any] = dict(cast("Mapping[str, Any]", given))
-        messages = cast("list[BaseMessage]", convert_to_messages(new.get("messages") or []))
+        messages = convert_to_messages(new.get("messages") or [])
         request = new.get("request") or next((m.text for m in reversed(messages) if isinstance(m, HumanMessage)), "")
         if not isinstance(request, str) or not request.strip():
             raise RequestError("The request is empty: pass its text as 'request', or messages with a human one.")
@@ -178,14 +178,13 @@ class CompiledWorkflow(CompiledStateGraph[Any, Any, Any, Any]):
 
 def _answered(given: Any) -> frozenset[str] | None:
     """The ids of the questions that a call answers; `None` for "the only open one"."""
-    if not isinstance(given, Command) or given.resume is None:
+    resume = cast("Any", given).resume if isinstance(given, Command) else None
+    if resume is None:
         return frozenset()
-    return frozenset(cast("dict[str, Any]", given.resume)) if isinstance(given.resume, dict) else None
+    return frozenset(cast("dict[str, Any]", resume)) if isinstance(resume, dict) else None
 
 
-async def _check_thread(
-    saver: BaseCheckpointSaver[Any], thread: str, given: Any, configurable: dict[str, Any]
-) -> None:
+async def _check_thread(saver: BaseCheckpointSaver[Any], thread: str, given: Any, configurable: dict[str, Any]) -> None:
     """Refuse a request that would drop an open question; resume at the head, not by replaying it."""
     head = await saver.aget_tuple({"configurable": {"thread_id": thread, "checkpoint_ns": ""}})
     if head is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import weakref
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from langgraph.checkpoint.base import BaseCheckpointSaver
@@ -20,7 +20,7 @@ _held: weakref.WeakKeyDictionary[BaseCheckpointSaver[Any], set[str]] = weakref.W
 
 
 @contextlib.asynccontextmanager
-async def hold(saver: BaseCheckpointSaver[Any], thread: str) -> AsyncIterator[None]:
+async def hold(saver: BaseCheckpointSaver[Any], thread: str) -> AsyncGenerator[None]:
     """Keep a thread to oneself while a run is on it: by a lease in the database with our saver, else in this process.
 
     Raises:
@@ -41,7 +41,7 @@ async def hold(saver: BaseCheckpointSaver[Any], thread: str) -> AsyncIterator[No
 
 
 @contextlib.asynccontextmanager
-async def _leased(saver: SQLAlchemySaver, thread: str) -> AsyncIterator[None]:
+async def _leased(saver: SQLAlchemySaver, thread: str) -> AsyncGenerator[None]:
     owner = process_owner()
     try:
         await saver.aacquire_lease(thread, owner=owner, ttl=_TTL)

@@ -90,12 +90,16 @@ def plan_from_types(agents: Sequence[Agent], wanted: Any, given: Mapping[str, An
 
 def _task(agent: Agent, needs: tuple[str, ...], optional: set[str]) -> Task:
     return Task(
-        id=agent.name, instruction=agent.description, agent=agent.name, needs=needs, optional=frozenset(optional)
+        id=agent.name,
+        instruction=agent.description,
+        agent=agent.name,
+        needs=needs,
+        optional=frozenset(optional),
     )
 
 
 def check_plan(plan: Plan, agents: Mapping[str, Agent], *, limit: int) -> Plan:
-    """Hold a planner's plan against the roster. (A `Plan` itself is already acyclic and whole.)
+    """Hold a plan against the roster; a `Plan` itself is already acyclic and whole.
 
     Raises:
         PlanError: The plan is empty or too large, or a task names an agent that is not on the roster.

@@ -29,7 +29,7 @@ def load(reference: str) -> Workflow:
     Raises:
         WorkflowNotFound: The file, module or variable does not exist, or is not a workflow.
     """
-    place, _, variable = reference.rpartition(":") if ":" in reference.removeprefix(Path(reference).drive) else (reference, "", "")
+    place, _, variable = reference.rpartition(":") if ":" in reference else (reference, "", "")
     if place.endswith(".py"):
         module = _from_file(Path(place))
     elif place.isidentifier() and (GALLERY / f"{place}.py").is_file():
@@ -81,7 +81,7 @@ def _from_module(name: str, reference: str) -> ModuleType:
             f"{reference!r} names no workflow. Use a name in graphs/, file.py:variable or package.module:variable."
         )
     _put_first(Path.cwd())
-    if importlib.util.find_spec(name.split(".")[0]) is None:
+    if importlib.util.find_spec(name.partition(".")[0]) is None:
         there = ", ".join(gallery()) or "none; there is no graphs/ folder here"
         raise WorkflowNotFound(f"There is no workflow or module {name!r}. Workflows in graphs/: {there}.")
     return _import(name, reference)

@@ -52,7 +52,10 @@ class Router:
     """
 
     def __init__(
-        self, agents: Iterable[Agent], backups: Mapping[str, Sequence[str]] | None = None, embed: Embed | None = None
+        self,
+        agents: Iterable[Agent],
+        backups: Mapping[str, Sequence[str]] | None = None,
+        embed: Embed | None = None,
     ) -> None:
         self._agents = {agent.name: agent for agent in sorted(agents, key=lambda a: a.name)}
         self._backups = {name: tuple(spares) for name, spares in (backups or {}).items()}

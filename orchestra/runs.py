@@ -165,7 +165,9 @@ class Run:
             drained = True
             values = (await graph.aget_state(config)).values
         results = cast("dict[str, Result]", values.get("results") or {})
-        state = _state_of(values.get("plan"), results, answered=values.get("answer") is not None, asking=bool(questions))
+        state = _state_of(
+            values.get("plan"), results, answered=values.get("answer") is not None, asking=bool(questions)
+        )
         return Outcome(
             thread_id=self.thread_id,
             state=RunState.STOPPED if drained else state,
@@ -182,8 +184,8 @@ def _state_of(plan: Plan | None, results: Mapping[str, Any], *, answered: bool, 
         return RunState.STOPPED
 
     def ok(task: str) -> bool:
-        result = results.get(task)
-        return (result.status if isinstance(result, Result) else (result or {}).get("status")) == Status.SUCCEEDED
+        result: Any = results.get(task) or {}
+        return (result.status if isinstance(result, Result) else result.get("status")) == Status.SUCCEEDED
 
     return RunState.DONE if all(ok(task.id) for task in plan.sinks) else RunState.FAILED
 

@@ -82,7 +82,7 @@ class ResultsChannel(BaseChannel[dict[str, Result], Any, dict[str, Any]]):
         """Make the channel as a checkpoint has it."""
         new = self.__class__(self._roster, self.key)
         if isinstance(checkpoint, dict):
-            new._raw = checkpoint
+            new._raw = checkpoint  # noqa: SLF001 -- another of the same class
         return new
 
     def checkpoint(self) -> dict[str, Any]:
@@ -160,7 +160,7 @@ def make_schema(roster: Callable[[], Roster], own: Mapping[str, Any]) -> Any:
     id of the request; `plan` and `planned`, the plan and the request it was made for; `turn`, `results`, `history`, and
     `answer`, which is `None` while the turn is unfinished.
     """
-    keys: dict[str, Any] = {
+    keys = dict(own) | {
         "request": str,
         "messages": Annotated[list[AnyMessage], add_messages],
         "given": dict[str, Any],
@@ -172,4 +172,5 @@ def make_schema(roster: Callable[[], Roster], own: Mapping[str, Any]) -> Any:
         "answer": str | None,
         "history": list[PastTurn],
     }
-    return TypedDict("WorkflowState", {**own, **keys})  # pyright: ignore[reportArgumentType] -- made at run time
+    make: Any = TypedDict  # made at run time, which type checkers do not follow
+    return make("WorkflowState", keys)

@@ -11,7 +11,7 @@ import asyncio
 import functools
 import inspect
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, cast
 
@@ -101,8 +101,8 @@ def _how(result: Result) -> str:
 
 def saver_of(config: RunnableConfig) -> BaseCheckpointSaver[Any] | None:
     """The saver that LangGraph uses for a node, compiled in, inherited or injected: its config carries it."""
-    values = config.get("configurable", {}).values()
-    return next((value for value in values if isinstance(value, BaseCheckpointSaver)), None)
+    values: Iterable[Any] = config.get("configurable", {}).values()
+    return next((cast("Any", value) for value in values if isinstance(value, BaseCheckpointSaver)), None)
 
 
 class Supervisor:
@@ -166,7 +166,9 @@ class Supervisor:
         assert blueprint.planner is not None  # noqa: S101 -- compile gave one or the other
         agents = sorted(blueprint.roster.values(), key=lambda agent: agent.name)
         made = blueprint.planner.plan(state["request"], agents=agents, messages=state.get("messages") or ())
-        plan = check_plan(await made if inspect.isawaitable(made) else made, blueprint.roster, limit=blueprint.max_tasks)
+        plan = check_plan(
+            await made if inspect.isawaitable(made) else made, blueprint.roster, limit=blueprint.max_tasks
+        )
         for task in plan.tasks:
             for agent in blueprint.candidates(task)[:1]:
                 try:
@@ -185,11 +187,12 @@ class Supervisor:
         }
         if "plan" in state:
             roster = self._blueprint.roster
+            results = cast("dict[str, Result]", state.get("results") or {})
             past = PastTurn(
                 turn=state["turn"],
                 request=state["planned"]["request"],
                 answer=state.get("answer") or "",
-                results={task: encode_result(result, roster) for task, result in (state.get("results") or {}).items()},
+                results={task: encode_result(result, roster) for task, result in results.items()},
             )
             update["history"] = [*(state.get("history") or ()), past]
         return update
@@ -231,7 +234,10 @@ class Worker:
             result = node.skipped(task, inputs) or await node.carry_out(task, board.turn, inputs)
         except Suspended:
             node.suspend(board, task, ())
-        except (GraphInterrupt, GraphDrained):  # a team that drains keeps its place: it goes on in its own namespace
+        except (
+            GraphInterrupt,
+            GraphDrained,
+        ):  # a team that drains keeps its place: it goes on in its own namespace
             board.post(task_id, Unsettled.SUSPENDED)
             node.emit(TaskWaiting, {"task": task_id})
             raise

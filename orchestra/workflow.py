@@ -1,7 +1,7 @@
 """Workflows: declared as a LangGraph state graph of agents, compiled to a LangGraph graph without barriers.
 
-This is the only module that builds a LangGraph graph. Information flow is kept in a table of needs of our own; LangGraph
-gets the supervisor, one node per agent, and the gatherer that leads back (see `supervisor`).
+This is the only module that builds a LangGraph graph. Information flow is kept in a table of needs of our own;
+LangGraph gets the supervisor, one node per agent, and the gatherer that leads back (see `supervisor`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn, cast, get_type_hints
 
 from langgraph.graph import END, START, StateGraph
-from langgraph.types import Checkpointer
 
 from orchestra.agents import Agent, Parameter, Team, type_name
 from orchestra.attempts import Reviewing
@@ -70,7 +69,7 @@ class Workflow(StateGraph[Any, Any, Any, Any]):
         self.check = check
         self.example = example
         self.roster: dict[str, Agent] = {}
-        self.defined_in: str = sys._getframe(1).f_globals.get("__name__", "")  # noqa: SLF001 -- as namedtuple does
+        self.defined_in: str = sys._getframe(1).f_globals.get("__name__", "")  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] -- as namedtuple does
         self._wanted = output
         self._inputs = {type_name(kind): kind for kind in inputs}
         self._needs: dict[str, dict[str, bool]] = {}
@@ -192,7 +191,9 @@ class Workflow(StateGraph[Any, Any, Any, Any]):
     @property
     def task_agents(self) -> list[Agent]:
         """The agents that are tasks of their own: all but spares and reviewers."""
-        aside = {spare for spares in self._backups.values() for spare in spares} | {by for by, _ in self._reviews.values()}
+        aside = {spare for spares in self._backups.values() for spare in spares} | {
+            by for by, _ in self._reviews.values()
+        }
         return [agent for agent in self.roster.values() if agent.name not in aside]
 
     def make_plan(self) -> Plan:
@@ -208,7 +209,7 @@ class Workflow(StateGraph[Any, Any, Any, Any]):
             aside = self.roster.keys() - {agent.name for agent in agents}
             for end, starts in self._needs.items():
                 if strays := aside & {end, *starts}:
-                    raise WorkflowError(f"{sorted(strays)[0]!r} is a spare or a reviewer and can't have edges.")
+                    raise WorkflowError(f"{min(strays)!r} is a spare or a reviewer and can't have edges.")
             plan = plan_from_edges(agents, self._needs, self._inputs)
         else:
             plan = plan_from_types(agents, self._wanted, self._inputs)
@@ -216,7 +217,7 @@ class Workflow(StateGraph[Any, Any, Any, Any]):
 
     # Compilation
 
-    def compile(self, checkpointer: Checkpointer = None, **options: Any) -> CompiledWorkflow:  # pyright: ignore[reportIncompatibleMethodOverride] -- options are handed on as they are
+    def compile(self, checkpointer: Any = None, **options: Any) -> CompiledWorkflow:  # pyright: ignore[reportIncompatibleMethodOverride] -- options are handed on as they are
         """Check the declaration and return a LangGraph graph that runs it.
 
         Args:
@@ -227,7 +228,7 @@ class Workflow(StateGraph[Any, Any, Any, Any]):
             WorkflowError: The declaration does not add up.
         """
         blueprint = self._blueprint()
-        graph = StateGraph[Any, Any, Any, Any](self.state_schema)
+        graph: Any = StateGraph(self.state_schema)
         graph.add_node("supervisor", Supervisor(blueprint), destinations=(*self.roster, "gather", END))
         graph.add_node("gather", _gather)
         for name in self.roster:
@@ -246,7 +247,8 @@ class Workflow(StateGraph[Any, Any, Any, Any]):
             raise WorkflowError(f"Workflow {self.name!r} has no agent.")
         reviews = {
             author: Reviewing(
-                reviewers=(self.roster[by], *(self.roster[spare] for spare in self._backups.get(by, ()))), rounds=rounds
+                reviewers=(self.roster[by], *(self.roster[spare] for spare in self._backups.get(by, ()))),
+                rounds=rounds,
             )
             for author, (by, rounds) in self._reviews.items()
         }

@@ -14,7 +14,16 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from orchestra.events import DraftReviewed, Event, FellBack, PlanReady, TaskDeferred, TaskEnded, TaskStarted, TaskWaiting
+from orchestra.events import (
+    DraftReviewed,
+    Event,
+    FellBack,
+    PlanReady,
+    TaskDeferred,
+    TaskEnded,
+    TaskStarted,
+    TaskWaiting,
+)
 from orchestra.runs import RunInfo
 from orchestra.show.progress import Progress, Row
 
@@ -32,7 +41,7 @@ _SIGNS = {
     "succeeded": ("✓", "green"),
     "done": ("✓", "green"),
     "failed": ("✗", "red"),
-    "skipped": ("–", "yellow"),
+    "skipped": ("-", "yellow"),
 }
 
 
@@ -110,7 +119,9 @@ class _Live:
         self._said = text
 
     def _table(self) -> Table:
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), caption=self._said or None, caption_justify="left")
+        table = Table(
+            box=None, pad_edge=False, padding=(0, 2, 0, 0), caption=self._said or None, caption_justify="left"
+        )
         for title in ("state", "task", "agent", "time", "note"):
             table.add_column(title, header_style="dim", no_wrap=title != "note", overflow="ellipsis")
         rows = self._progress.rows
@@ -120,7 +131,13 @@ class _Live:
             shown = (moving + [r for r in rows if r.state == "pending"])[:_SHOWN_FIRST] or rows[-_SHOWN_FIRST:]
         at = datetime.now(UTC)
         for row in shown:
-            table.add_row(_state(row.state), "  " * len(row.path) + row.task.id, row.agent, _time(row, at), self._note(row))
+            table.add_row(
+                _state(row.state),
+                "  " * len(row.path) + row.task.id,
+                row.agent,
+                _time(row, at),
+                self._note(row),
+            )
         if len(shown) < len(rows):
             done = sum(row.ended is not None for row in rows)
             table.add_row("", f"… {len(rows) - len(shown)} more", "", "", f"{done} of {len(rows)} done")
@@ -164,7 +181,9 @@ class _Plain:
             where = f" of {'/'.join(event.path)}" if event.path else ""
             kept = f", {len(done)} finished earlier: {', '.join(done[:8])}" if done else ""
             self._line(f"{clock}  plan{where}: {len(event.plan.tasks)} tasks{kept}")
-        elif row is not None and isinstance(event, (TaskStarted, TaskEnded, TaskWaiting, TaskDeferred, FellBack, DraftReviewed)):
+        elif row is not None and isinstance(
+            event, (TaskStarted, TaskEnded, TaskWaiting, TaskDeferred, FellBack, DraftReviewed)
+        ):
             note = f"  {_one_line(row.note)}" if row.note else ""
             took = f"  {_seconds(row.seconds(event.at))}" if isinstance(event, TaskEnded) else ""
             agent = f"  by {row.agent}" if row.agent and row.agent != row.task.id else ""
@@ -197,7 +216,12 @@ def runs_table(infos: Iterable[RunInfo]) -> Table:
         since = info.since.astimezone().strftime("%Y-%m-%d %H:%M:%S")
         done = f"{len(info.results)}/{total}" if total else ""
         table.add_row(
-            escape(info.thread_id), info.workflow, _run_state(info), done, since, escape(_one_line(info.request, 70))
+            escape(info.thread_id),
+            info.workflow,
+            _run_state(info),
+            done,
+            since,
+            escape(_one_line(info.request, 70)),
         )
     return table
 
@@ -216,7 +240,8 @@ def results_table(info: RunInfo) -> Table:
         attempts: list[dict[str, Any]] = result.get("attempts") or []
         notes = [str(result["error"])] if result.get("error") else []
         notes += [f"{a['agent']}: {a['error']}" for a in attempts if a.get("error") and not result.get("error")]
-        notes += [f"review: {'approved' if r['approved'] else '; '.join(r['reasons'])}" for r in result.get("reviews") or []]
+        reviews: list[dict[str, Any]] = result.get("reviews") or []
+        notes += [f"review: {'approved' if r['approved'] else '; '.join(r['reasons'])}" for r in reviews]
         seconds = sum(a["seconds"] for a in attempts) if attempts else None
         table.add_row(
             _state(result.get("status", "pending")),

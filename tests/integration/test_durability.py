@@ -7,6 +7,7 @@ saver; `tests/fault` does the same with real processes and SIGKILL.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import Counter
 from typing import Any
 
@@ -146,7 +147,7 @@ async def test_a_stored_result_implies_stored_inputs(any_saver: Any) -> None:
 
     names = [f"s{i}" for i in range(30)]
     flow = Workflow("w", agents=[step(name) for name in names])
-    for before, after in zip(names, names[1:], strict=False):
+    for before, after in itertools.pairwise(names):
         flow.add_edge(before, after)
     graph = flow.compile(checkpointer=any_saver)
     running = asyncio.create_task(graph.ainvoke({"request": "go"}, THREAD))
@@ -207,7 +208,9 @@ async def test_an_agent_with_side_effects_starts_after_its_inputs_are_committed(
         assert seen == [{"source"}]
 
 
-async def test_the_idempotency_key_is_the_same_at_every_attempt_and_differs_between_turns(any_saver: Any) -> None:
+async def test_the_idempotency_key_is_the_same_at_every_attempt_and_differs_between_turns(
+    any_saver: Any,
+) -> None:
     keys: list[str] = []
 
     @agent
