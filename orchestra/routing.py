@@ -22,7 +22,7 @@ from orchestra.tasks import Task
 Embed = Callable[[str], Sequence[float]]
 """Turns a text into a vector; a replacement for n-grams. It should be pure, or routing is not deterministic."""
 
-_TERMS_KEPT = 96
+_TERMS_KEPT = 200
 """N-grams kept per agent, the heaviest: enough to tell agents apart, few enough to stay under 100 microseconds."""
 
 _DEFAULT_THRESHOLD = 0.12
@@ -123,8 +123,8 @@ class _Index:
         self._embed = embed
         corpus = [text for said, examples in texts.values() for text in (said, *examples)]
         seen = Counter(term for text in corpus for term in ngrams(text)) if embed is None else Counter[str]()
-        self._weight = {term: math.log((1 + len(corpus)) / (1 + n)) + 1 for term, n in seen.items()}
-        self._strange = math.log(1 + len(corpus)) + 1  # the weight of a term that no agent uses
+        self._weight = {term: math.log((1 + len(corpus)) / n) for term, n in seen.items()}
+        self._strange = math.log(1 + len(corpus))  # the weight of a term that no agent uses
         parts = {name: [self._vector(t) for t in (said, *examples)] for name, (said, examples) in texts.items()}
         self._names = sorted(parts)
         self._postings: dict[str, list[tuple[int, float]]] = {}
@@ -197,7 +197,7 @@ class _Index:
             missed = bisect_left(capable, cut) / len(capable)
             return missed + 1 - bisect_left(stray, cut) / len(stray)
 
-        return min(middles, key=lambda cut: (errors(cut), cut))
+        return min(middles, key=lambda cut: (errors(cut), -cut))
 
 
 def _centroid(vectors: Sequence[Mapping[str, float]]) -> dict[str, float]:

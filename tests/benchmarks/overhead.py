@@ -60,9 +60,7 @@ def plain_graph(size: int, saver: Any) -> Any:
     graph = StateGraph(State)
     graph.add_node("work", work)
     graph.add_node("collect", collect)
-    graph.add_conditional_edges(
-        START, lambda _: [Send("work", {"task": f"t{i}"}) for i in range(size)], ["work"]
-    )
+    graph.add_conditional_edges(START, lambda _: [Send("work", {"task": f"t{i}"}) for i in range(size)], ["work"])
     graph.add_edge("work", "collect")
     graph.add_edge("collect", END)
     return graph.compile(checkpointer=saver)
@@ -100,9 +98,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[100, 1000, 10_000])
     parser.add_argument("--repeat", type=int, default=5)
     args = parser.parse_args()
-    print(
-        f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.2f}; SQLite file, synchronous=FULL; medians of runs"
-    )
+    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.2f}; SQLite file, synchronous=FULL; medians of runs")
     print(f"{'tasks':>8} {'Orchestra ms/task':>20} {'LangGraph ms/task':>20} {'ratio':>8}   target 1.25")
     for size in args.sizes:
         ours, plain, ratio = asyncio.run(compare(size, args.repeat if size < 10_000 else min(args.repeat, 3)))

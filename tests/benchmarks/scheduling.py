@@ -46,12 +46,8 @@ def random_shape(seed: int, mean: float) -> Shape:
     chance = random.Random(seed)
     names = [f"t{i}" for i in range(chance.randint(6, 30))]
     sigma = 0.9
-    seconds = {
-        name: chance.lognormvariate(0, sigma) * mean / 1.5 for name in names
-    }  # e^(sigma^2/2) is about 1.5
-    needs = {
-        name: chance.sample(names[:i], min(i, chance.choice((0, 1, 1, 2, 3)))) for i, name in enumerate(names)
-    }
+    seconds = {name: chance.lognormvariate(0, sigma) * mean / 1.5 for name in names}  # e^(sigma^2/2) is about 1.5
+    needs = {name: chance.sample(names[:i], min(i, chance.choice((0, 1, 1, 2, 3)))) for i, name in enumerate(names)}
     return Shape(f"random {seed}", seconds, needs)
 
 
@@ -146,15 +142,11 @@ def main() -> None:
     parser.add_argument("--at-once", type=int, default=4, help="plans measured at the same time")
     parser.add_argument("--mean", type=float, default=0.2, help="mean seconds of a task")
     args = parser.parse_args()
-    print(
-        f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.2f}; mean task {args.mean * 1000:.0f} ms; SQLite file"
-    )
+    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.2f}; mean task {args.mean * 1000:.0f} ms; SQLite file")
     print("makespan / critical path               Orchestra: median, 90 %, worst   LangGraph: the same")
     for shape, ours, plain in asyncio.run(measure(by_hand(args.mean), 1)):
         print(row(shape.name, [ours], [plain]), flush=True)
-    measured = asyncio.run(
-        measure([random_shape(seed, args.mean) for seed in range(args.plans)], args.at_once)
-    )
+    measured = asyncio.run(measure([random_shape(seed, args.mean) for seed in range(args.plans)], args.at_once))
     ours, plain = [o for _, o, _ in measured], [p for _, _, p in measured]
     print(row(f"{args.plans} random plans of 6 to 30 tasks", ours, plain))
     met = statistics.median(ours) <= 1.02 and max(ours) <= 1.10

@@ -34,9 +34,7 @@ def worker(name: str, log: str, seconds: float) -> Agent:
     return Agent(name.rpartition("/")[2], run)
 
 
-def random_flow(
-    name: str, log: str, chance: random.Random, size: int, teams: dict[str, Workflow]
-) -> Workflow:
+def random_flow(name: str, log: str, chance: random.Random, size: int, teams: dict[str, Workflow]) -> Workflow:
     """A workflow of `size` tasks; each needs up to three earlier ones."""
     prefix = "" if name == "top" else f"{name}/"
     flow = Workflow(name, max_tasks=100)

@@ -1,0 +1,140 @@
+"""The past of delta channels: the writes since the nearest stored value, along one line of ancestors.
+
+A delta channel's value is stored now and then only; between, LangGraph rebuilds it from the writes. The
+line of ancestors follows parent links, so what another branch of a fork wrote does not count.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import and_, literal, select
+
+from checkpoints.codec import address, decode_body, version_key
+from checkpoints.reader import Reader
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from langchain_core.runnables import RunnableConfig
+    from langgraph.checkpoint.base import DeltaChannelHistory
+    from langgraph.checkpoint.serde.base import SerializerProtocol
+    from sqlalchemy import Connection
+
+    from checkpoints.schema import Schema
+
+# LangGraph's default is a stored value at every hundredth update: most walks take one or two steps.
+_FIRST_STRIDE, _LONGEST_STRIDE = 64, 1024
+
+
+def delta_history(
+    schema: Schema,
+    serde: SerializerProtocol,
+    config: RunnableConfig,
+    channels: Sequence[str],
+    connection: Connection,
+) -> Mapping[str, DeltaChannelHistory]:
+    """What ``get_delta_channel_history`` returns."""
+    stored = _stored_versions(schema, connection, config, channels)
+    line: dict[str, set[str]] = {}  # ancestor -> the channels whose writes there count, nearest ancestor first
+    seeds: dict[str, str] = {}  # channel -> the version of its nearest stored value
+    remaining = set(channels)
+    for row in ancestors(schema, connection, config):
+        line[row.checkpoint_id] = set(remaining)  # also where the value is stored: it was stored before these writes
+        checkpoint, _ = decode_body(serde, row)
+        for channel in list(remaining):
+            version = checkpoint["channel_versions"].get(channel)
+            if version is not None and (channel, version_key(version)) in stored:
+                seeds[channel] = version_key(version)
+                remaining.discard(channel)
+        if not remaining:
+            break
+    writes = _writes(schema, connection, config, line, channels)
+    values = _values(schema, connection, config, seeds)
+    reader = Reader(schema, serde)
+    histories: dict[str, DeltaChannelHistory] = {channel: {"writes": []} for channel in channels}
+    for checkpoint_id, counting in reversed(line.items()):
+        for row in writes.get(checkpoint_id, []):
+            if row.channel in counting:
+                histories[row.channel]["writes"].append(reader.pending_write(row))
+    for channel in seeds:
+        histories[channel]["seed"] = serde.loads_typed(values[channel])
+    return histories
+
+
+def ancestors(schema: Schema, connection: Connection, config: RunnableConfig) -> Iterator[Any]:
+    """Rows of the checkpoints table: parent, grandparent and so on, fetched in growing strides."""
+    thread_id, checkpoint_ns, checkpoint_id = address(config)
+    table = schema.checkpoints
+    here = (table.c.thread_id == thread_id, table.c.checkpoint_ns == checkpoint_ns)
+    start = select(table.c.parent_id).where(*here)
+    if checkpoint_id:
+        start = start.where(table.c.checkpoint_id == checkpoint_id)
+    next_id = connection.scalar(start.order_by(table.c.checkpoint_id.desc()).limit(1))
+    stride = _FIRST_STRIDE
+    while next_id is not None:
+        first = select(table.c.checkpoint_id, table.c.parent_id, literal(1).label("distance"))
+        line = first.where(*here, table.c.checkpoint_id == next_id).cte("line", recursive=True)
+        line = line.union_all(
+            select(table.c.checkpoint_id, table.c.parent_id, line.c.distance + 1).where(
+                *here, table.c.checkpoint_id == line.c.parent_id, line.c.distance < stride
+            )
+        )
+        joined = select(table).join(line, and_(*here, table.c.checkpoint_id == line.c.checkpoint_id))
+        rows = connection.execute(joined.order_by(line.c.distance)).all()
+        yield from rows
+        next_id = rows[-1].parent_id if rows else None
+        stride = min(stride * 4, _LONGEST_STRIDE)
+
+
+def _stored_versions(
+    schema: Schema, connection: Connection, config: RunnableConfig, channels: Sequence[str]
+) -> set[tuple[str, str]]:
+    thread_id, checkpoint_ns, _ = address(config)
+    c = schema.values.c
+    query = select(c.channel, c.version).where(
+        c.thread_id == thread_id, c.checkpoint_ns == checkpoint_ns, c.channel.in_(channels)
+    )
+    return {(row.channel, row.version) for row in connection.execute(query)}
+
+
+def _writes(
+    schema: Schema,
+    connection: Connection,
+    config: RunnableConfig,
+    line: Mapping[str, set[str]],
+    channels: Sequence[str],
+) -> dict[str, list[Any]]:
+    """The writes to the channels at each ancestor, in LangGraph's `writes_sort_key` order."""
+    thread_id, checkpoint_ns, _ = address(config)
+    c = schema.writes.c
+    found: dict[str, list[Any]] = {}
+    ids = list(line)
+    for start in range(0, len(ids), _LONGEST_STRIDE):
+        query = select(schema.writes).where(
+            c.thread_id == thread_id,
+            c.checkpoint_ns == checkpoint_ns,
+            c.checkpoint_id.in_(ids[start : start + _LONGEST_STRIDE]),
+            c.channel.in_(channels),
+        )
+        for row in connection.execute(query.order_by(c.task_path, c.task_id, c.idx)):
+            found.setdefault(row.checkpoint_id, []).append(row)
+    return found
+
+
+def _values(
+    schema: Schema, connection: Connection, config: RunnableConfig, versions: Mapping[str, str]
+) -> dict[str, tuple[str, bytes]]:
+    thread_id, checkpoint_ns, _ = address(config)
+    c = schema.values.c
+    found: dict[str, tuple[str, bytes]] = {}
+    for channel, version in versions.items():
+        query = select(c.type, c.value).where(
+            c.thread_id == thread_id,
+            c.checkpoint_ns == checkpoint_ns,
+            c.channel == channel,
+            c.version == version,
+        )
+        row = connection.execute(query).one()
+        found[channel] = (row.type, row.value)
+    return found

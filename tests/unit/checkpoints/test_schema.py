@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+
+import pytest
+from sqlalchemy import make_url
+
+from checkpoints import ReadFailed, SchemaTooNew, SQLAlchemySaver, UnsupportedDatabase, WriteFailed
+
+
+def tables(path):
+    with closing(sqlite3.connect(path)) as connection:
+        return {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+
+
+def test_opening_touches_nothing_and_the_first_use_creates(url, path, kit):
+    with SQLAlchemySaver(url) as saver:
+        assert not path.exists()
+        assert saver.get_tuple(kit.config()) is None
+    assert tables(path) == {f"orchestra_{name}" for name in ("version", "checkpoints", "values", "writes", "leases")}
+
+
+def test_tables_under_another_prefix_live_beside_others(url, path, kit):
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE checkpoints (thread_id TEXT)")
+    with SQLAlchemySaver(url) as one, SQLAlchemySaver(url, prefix="app_") as other:
+        kit.put(one, {"c": 1})
+        kit.put(other, {"c": 2})
+        assert one.get_tuple(kit.config()).checkpoint["channel_values"] == {"c": 1}
+        assert other.get_tuple(kit.config()).checkpoint["channel_values"] == {"c": 2}
+    assert {"checkpoints", "orchestra_checkpoints", "app_checkpoints"} <= tables(path)
+
+
+@pytest.mark.parametrize("prefix", ["", "1a", "a-b", "a b", 'a"', "a" * 40])
+def test_a_prefix_that_is_no_name_is_refused(prefix):
+    with pytest.raises(ValueError, match="table prefix"):
+        SQLAlchemySaver("sqlite://", prefix=prefix)
+
+
+async def test_a_newer_schema_is_refused(url, path, kit):
+    with SQLAlchemySaver(url) as saver:
+        kit.put(saver)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE orchestra_version SET version = 99")
+    with SQLAlchemySaver(url) as saver:
+        for _ in range(2):
+            with pytest.raises(SchemaTooNew, match=r"has version 99.*upgrade the package"):
+                saver.get_tuple(kit.config())
+            with pytest.raises(SchemaTooNew):
+                kit.put(saver)
+            with pytest.raises(SchemaTooNew):
+                await saver.aget_tuple(kit.config())
+
+
+USES_IT = """
+import sys
+from checkpoints import SQLAlchemySaver
+from langgraph.checkpoint.base import empty_checkpoint
+with SQLAlchemySaver(sys.argv[1]) as saver:
+    print("ready", flush=True)
+    sys.stdin.readline()
+    for step in range(20):
+        config = {"configurable": {"thread_id": sys.argv[2], "checkpoint_ns": ""}}
+        saver.put(config, empty_checkpoint(), {"step": step}, {})
+"""
+
+
+def test_processes_that_create_and_write_at_once(url, kit):
+    processes = [
+        subprocess.Popen([sys.executable, "-c", USES_IT, url, f"t{i}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        for i in range(3)
+    ]
+    for process in processes:
+        process.stdout.readline()
+    for process in processes:
+        process.stdin.write(b"go\n")
+        process.stdin.flush()
+    for process in processes:
+        process.communicate(timeout=20)
+        assert process.returncode == 0
+
+    with SQLAlchemySaver(url) as saver:
+        for i in range(3):
+            assert len(list(saver.list(kit.config(f"t{i}")))) == 20
+
+
+@pytest.mark.parametrize("url", ["postgresql://h/db", "sqlite+aiosqlite:///x.db", "mysql+pymysql://h/db"])
+def test_another_database_is_refused_with_the_remedy(url):
+    with pytest.raises(UnsupportedDatabase, match=r"use 'sqlite:///path/to/file\.db'"):
+        SQLAlchemySaver(url)
+
+
+@pytest.mark.parametrize("url", ["sqlite://", ":memory:", "sqlite:///:memory:", make_url("sqlite://")])
+async def test_a_database_in_memory_is_shared_by_all_methods(url, kit):
+    async with SQLAlchemySaver(url) as saver:
+        config = kit.put(saver, {"c": 1})
+        for found in saver.list(None):
+            await saver.aput_writes(found.config, [("c", 2)], "task")
+        assert (await saver.aget_tuple(config)).pending_writes == [("task", "c", 2)]
+
+
+def test_the_log_and_the_flush_are_what_was_asked_for(url, path, kit):
+    with SQLAlchemySaver(url) as saver:
+        kit.put(saver)
+        assert path.with_name("runs.db-wal").exists()
+        with saver._database._engine.connect() as connection:  # nothing public tells the flush mode
+            assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
+    with SQLAlchemySaver(url, synchronous="NORMAL") as saver, saver._database._engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 1
+
+
+async def test_a_place_that_cannot_be_opened_is_named(tmp_path, kit):
+    with SQLAlchemySaver(f"sqlite:///{tmp_path}/nowhere/runs.db") as saver:
+        with pytest.raises(ReadFailed, match=r"nowhere/runs\.db: OperationalError: unable to open"):
+            await saver.aget_tuple(kit.config())
+        with pytest.raises(WriteFailed, match=r"nowhere/runs\.db: OperationalError: unable to open"):
+            kit.put(saver)
+
+
+def test_a_file_that_is_no_database_is_named(url, path, kit):
+    path.write_text("something else " * 100)
+    with SQLAlchemySaver(url) as saver:
+        with pytest.raises(ReadFailed, match="file is not a database"):
+            saver.get_tuple(kit.config())
+        with pytest.raises(WriteFailed, match="file is not a database"):
+            kit.put(saver)
