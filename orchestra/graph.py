@@ -75,10 +75,10 @@ class CompiledWorkflow(CompiledStateGraph[Any, Any, Any, Any]):
                 saver = cast("Any", self.checkpointer) if isinstance(self.checkpointer, BaseCheckpointSaver) else None
                 thread = configurable.get("thread_id")
                 if saver is not None and thread is not None:
+                    # Four small commits a run buy the promise that a request is stored before any agent starts.
+                    options["durability"] = options.get("durability") or "sync"
                     await stack.enter_async_context(hold(saver, str(thread)))
                     await _check_thread(saver, str(thread), input, configurable)
-                # Four small commits a run buy the promise that a request is stored before any agent starts.
-                options["durability"] = options.get("durability") or "sync"
                 call = Call(
                     key=str(thread or uuid.uuid4()),
                     answered=_answered(input),

@@ -1,0 +1,419 @@
+"""Timeouts, retries, malformed output, fallback, limits and review, through workflows."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from enum import Enum
+from typing import Any
+
+import pytest
+from langchain_core.language_models import GenericFakeChatModel
+from langchain_core.messages import AIMessage
+from langchain_core.runnables import RunnableLambda
+from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.types import RetryPolicy
+from pydantic import BaseModel, ConfigDict
+
+from orchestra import Agent, Assignment, Capability, Plan, Review, Status, Task, Workflow, agent
+from orchestra.events import AttemptFailed, FellBack
+
+QUICK = RetryPolicy(initial_interval=0.001, max_interval=0.01)
+
+
+async def run(*agents: Agent, **options: Any) -> dict[str, Any]:
+    return await Workflow("w", agents=agents, **options).compile().ainvoke({"request": "go"})
+
+
+async def test_what_is_transient_is_retried_and_the_story_is_told() -> None:
+    tries = Counter[str]()
+
+    @agent(retry=QUICK)
+    async def flaky(task: Assignment) -> int:
+        tries["flaky"] += 1
+        if task.attempt < 3:
+            raise ConnectionError("no route")
+        return task.attempt
+
+    graph = Workflow("w", agents=[flaky]).compile()
+    events: list[Any] = []
+    async for mode, chunk in graph.astream({"request": "go"}, stream_mode=["custom", "values"]):
+        if mode == "custom":
+            events.append(chunk)
+        else:
+            state = chunk
+    result = state["results"]["flaky"]
+    assert result.output == 3
+    assert [(a.number, a.outcome, a.error) for a in result.attempts] == [
+        (1, "error", "ConnectionError: no route"),
+        (2, "error", "ConnectionError: no route"),
+        (3, "ok", None),
+    ]
+    pauses = [event.retry_in for event in events if isinstance(event, AttemptFailed)]
+    assert len(pauses) == 2
+    assert all(pause > 0 for pause in pauses)
+
+
+class Overloaded(Exception):
+    def __init__(self, status_code: int) -> None:
+        super().__init__(f"HTTP {status_code}")
+        self.status_code = status_code
+
+
+@pytest.mark.parametrize(
+    ("error", "tries"),
+    [
+        (ValueError("wrong"), 1),
+        (FileNotFoundError("x"), 1),
+        (RuntimeError("bug"), 1),
+        (TimeoutError(), 3),
+        (Overloaded(429), 3),
+        (Overloaded(503), 3),
+        (Overloaded(400), 1),
+    ],
+)
+async def test_only_what_is_transient_is_retried(error: Exception, tries: int) -> None:
+    seen = Counter[str]()
+
+    @agent(retry=QUICK)
+    async def broken(task: Assignment) -> int:
+        seen["broken"] += 1
+        raise error
+
+    result = (await run(broken))["results"]["broken"]
+    assert result.status is Status.FAILED
+    assert seen["broken"] == tries == len(result.attempts)
+    assert type(error).__name__ in result.error
+
+
+async def test_a_retry_on_of_the_users_own_decides() -> None:
+    seen = Counter[str]()
+
+    @agent(retry=QUICK._replace(retry_on=(KeyError,)))
+    async def broken(task: Assignment) -> int:
+        seen["broken"] += 1
+        raise (KeyError if seen["broken"] == 1 else ConnectionError)("x")
+
+    assert not (await run(broken))["results"]["broken"].ok
+    assert seen["broken"] == 2
+
+
+@pytest.mark.parametrize("blocking", [False, True])
+async def test_a_timeout_is_of_the_work_not_of_waiting_for_inputs(blocking: bool) -> None:
+    @agent
+    async def slow_input(task: Assignment) -> int:
+        await asyncio.sleep(0.3)
+        return 1
+
+    if blocking:
+
+        @agent(timeout=0.2, retry=RetryPolicy(max_attempts=1))
+        def worker(x: int, task: Assignment) -> str:
+            time.sleep(0.5 if task.request == "slow" else 0.01)
+            return "done"
+
+    else:
+
+        @agent(timeout=0.2, retry=RetryPolicy(max_attempts=1))
+        async def worker(x: int, task: Assignment) -> str:
+            await asyncio.sleep(0.5 if task.request == "slow" else 0.01)
+            return "done"
+
+    graph = Workflow("w", agents=[slow_input, worker]).compile()
+    assert (await graph.ainvoke({"request": "quick"}))["answer"] == "done"
+    began = time.monotonic()
+    result = (await graph.ainvoke({"request": "slow"}))["results"]["worker"]
+    assert time.monotonic() - began < 0.75
+    assert result.attempts[0].outcome == "timeout"
+    assert "no output within 0.2 s" in result.error
+
+
+async def test_malformed_output_is_told_apart_and_named() -> None:
+    class Answer(BaseModel):
+        n: int
+
+    @agent(retry=QUICK)
+    async def model(task: Assignment) -> Answer:
+        return {"n": "many"} if task.attempt == 1 else {"n": "7"}  # type: ignore[return-value]
+
+    result = (await run(model))["results"]["model"]
+    assert result.output == Answer(n=7)
+    assert result.attempts[0].outcome == "malformed"
+    assert "not a Answer: n: Input should be a valid integer" in result.attempts[0].error
+
+
+async def test_what_can_not_be_stored_is_refused_with_the_remedy() -> None:
+    @agent(retry=RetryPolicy(max_attempts=1))
+    async def odd(task: Assignment):  # no return annotation
+        return object()
+
+    result = (await run(odd))["results"]["odd"]
+    assert "declare an output type for 'odd'" in result.error
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+class Rich(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    when: datetime
+    day: date
+    price: Decimal
+    colour: Colour
+    tags: frozenset[str]
+    raw: bytes
+    by_number: dict[int, tuple[str, ...]]
+
+
+async def test_outputs_of_any_declared_type_survive_storage() -> None:
+    value = Rich(
+        when=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+        day=date(2026, 1, 2),
+        price=Decimal("1.10"),
+        colour=Colour.RED,
+        tags=frozenset({"a", "b"}),
+        raw=b"abc",
+        by_number={1: ("x", "y")},
+    )
+
+    @agent
+    async def source(task: Assignment) -> Rich:
+        return value
+
+    @agent
+    async def sink(rich: Rich) -> list[Rich]:
+        return [rich]
+
+    state = await run(source, sink)
+    assert state["results"]["sink"].output == [value]
+
+
+async def test_the_backup_steps_in_then_whoever_has_the_capability() -> None:
+    def failing(name: str) -> Agent:
+        async def work(task: Assignment) -> str:
+            raise ValueError(f"{name} is out")
+
+        return Agent(name, work, capabilities=["research"])
+
+    @agent(capabilities=["research"])
+    async def last_hope(task: Assignment) -> str:
+        return "found"
+
+    flow = Workflow("w", agents=[failing("first"), failing("other")])
+    flow.add_agent(failing("spare"), backup_for="first").add_agent(last_hope, backup_for="other")
+    graph = flow.compile()
+    events = [e async for e in graph.astream({"request": "go"}, stream_mode="custom") if isinstance(e, FellBack)]
+    steps = [(e.from_agent, e.to_agent) for e in events if e.task == "first"]
+    assert steps == [("first", "spare"), ("spare", "other"), ("other", "last_hope")]
+    result = (await graph.ainvoke({"request": "go"}))["results"]["first"]
+    assert (result.output, result.agent) == ("found", "last_hope")
+    assert [attempt.agent for attempt in result.attempts] == ["first", "spare", "other", "last_hope"]
+
+
+async def test_a_failure_leaves_siblings_alone_and_dependants_are_skipped_or_do_without() -> None:
+    @agent
+    async def broken(task: Assignment) -> int:
+        raise ValueError("boom")
+
+    @agent
+    async def sibling(task: Assignment) -> float:
+        await asyncio.sleep(0.05)
+        return 1.5
+
+    @agent
+    async def strict(x: int) -> bytes:
+        return b""
+
+    @agent
+    async def behind_strict(x: bytes) -> set[str]:
+        return set()
+
+    @agent
+    async def lenient(x: int | None, y: float) -> str:
+        return f"{x} {y}"
+
+    state = await run(broken, sibling, strict, behind_strict, lenient)
+    results = state["results"]
+    assert results["sibling"].output == 1.5
+    assert (results["strict"].status, results["strict"].error) == (Status.SKIPPED, "it needs broken, which failed")
+    assert "it needs strict, which was skipped" in results["behind_strict"].error
+    assert results["lenient"].output == "None 1.5"
+    assert "broken failed: broken failed: ValueError: boom" in state["answer"]
+    assert "behind_strict was skipped" in state["answer"]
+
+
+async def test_an_optional_edge_does_the_same_for_agents_that_take_the_assignment() -> None:
+    @agent
+    async def broken(task: Assignment) -> int:
+        raise ValueError("boom")
+
+    @agent
+    async def end(task: Assignment) -> str:
+        return f"got {dict(task.inputs)}"
+
+    flow = Workflow("w", agents=[broken, end]).add_edge("broken", "end", optional=True)
+    assert (await flow.compile().ainvoke({"request": "go"}))["results"]["end"].output == "got {}"
+
+
+async def test_an_agents_limit_holds_and_waiting_for_a_place_is_not_work() -> None:
+    busy, most = Counter[str](), Counter[str]()
+
+    @agent(max_concurrency=2, timeout=0.5)
+    async def narrow(task: Assignment) -> int:
+        busy["now"] += 1
+        most["seen"] = max(most["seen"], busy["now"])
+        await asyncio.sleep(0.1)
+        busy["now"] -= 1
+        return 1
+
+    class Many:
+        def plan(self, request: str, **_: Any) -> Plan:
+            return Plan(tasks=tuple(Task(id=f"t{i}", agent="narrow") for i in range(14)))
+
+    state = await run(narrow, planner=Many())
+    assert all(result.ok for result in state["results"].values())
+    assert most["seen"] == 2
+
+
+async def test_nobody_capable_is_a_result_not_a_guess() -> None:
+    @agent(capabilities=[Capability("cooking", "cooks meals", ("cook rice", "bake bread"))])
+    async def cook(task: Assignment) -> str:
+        return "meal"
+
+    class One:
+        def plan(self, request: str, **_: Any) -> Plan:
+            return Plan(
+                tasks=(Task(id="odd", instruction="xylophone quartz"), Task(id="meal", capability="cooking"))
+            )
+
+    state = await run(cook, planner=One())
+    assert state["results"]["meal"].output == "meal"
+    assert state["results"]["odd"].status is Status.FAILED
+    assert "nobody is capable" in state["results"]["odd"].error
+
+
+# -- review
+
+
+def reviewed(verdicts: list[Review], rounds: int) -> tuple[Workflow, list[tuple[Review, ...]]]:
+    seen: list[tuple[Review, ...]] = []
+
+    @agent
+    async def facts(task: Assignment) -> int:
+        return 1
+
+    @agent
+    async def author(x: int, task: Assignment) -> str:
+        seen.append(task.rejections)
+        return f"draft {len(task.rejections) + 1}"
+
+    @agent
+    async def reviewer(x: int, draft: str) -> Review:
+        return verdicts.pop(0)
+
+    @agent
+    async def reader(text: str) -> bytes:
+        return text.encode()
+
+    flow = Workflow("w", agents=[facts, author, reviewer, reader]).add_review("author", by="reviewer", rounds=rounds)
+    return flow, seen
+
+
+async def test_rejected_work_goes_back_with_the_reasons_and_each_round_is_recorded() -> None:
+    no = Review(approved=False, reasons=("cite it",))
+    flow, seen = reviewed([no, Review(approved=True)], rounds=1)
+    state = await flow.compile().ainvoke({"request": "go"})
+    assert state["results"]["reader"].output == b"draft 2"
+    assert [[r.reasons for r in rejections] for rejections in seen] == [[], [("cite it",)]]
+    result = state["results"]["author"]
+    assert [(r.approved, r.reasons) for r in result.reviews] == [(False, ("cite it",)), (True, ())]
+    assert [a.agent for a in result.attempts] == ["author", "reviewer", "author", "reviewer"]
+    assert "reviewer" not in state["results"]
+
+
+async def test_the_rounds_are_bounded_and_a_revision_is_used_when_they_are_gone() -> None:
+    no = Review(approved=False, reasons=("still wrong",))
+    flow, seen = reviewed([no, no, no], rounds=1)
+    result = (await flow.compile().ainvoke({"request": "go"}))["results"]["author"]
+    assert result.status is Status.FAILED
+    assert "rejected the work 2 times: still wrong" in result.error
+    assert len(seen) == 2
+
+    flow, _ = reviewed([no, no.model_copy(update={"revised": "cut down"})], rounds=1)
+    state = await flow.compile().ainvoke({"request": "go"})
+    assert state["results"]["reader"].output == b"cut down"
+
+    flow, _ = reviewed([no.model_copy(update={"revised": 17})], rounds=0)
+    result = (await flow.compile().ainvoke({"request": "go"}))["results"]["author"]
+    assert "not a str" in result.error
+
+
+# -- kinds of agents
+
+
+async def test_runnables_models_graphs_and_teams_are_agents() -> None:
+    model = GenericFakeChatModel(messages=iter([AIMessage("from the model")]))
+
+    def echo(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [AIMessage(f"graph saw: {state['messages'][-1].text.splitlines()[0]}")]}
+
+    plain = StateGraph(MessagesState).add_node("echo", echo).add_edge(START, "echo").compile()
+
+    @agent
+    async def inner(task: Assignment) -> str:
+        return f"team on {task.request}"
+
+    flow = Workflow(
+        "w",
+        agents=[
+            Agent("model", model, output=str),
+            Agent("chain", RunnableLambda(lambda given: f"chain on {given['request']}"), output=str),
+            Agent("graph", plain),
+            Agent("team", Workflow("team", agents=[inner])),
+        ],
+    )
+    state = await flow.compile().ainvoke({"request": "go"})
+    outputs = {task: result.output for task, result in state["results"].items()}
+    assert outputs == {
+        "model": "from the model",
+        "chain": "chain on go",
+        "graph": "graph saw: go",
+        "team": "team on go",
+    }
+
+
+async def test_a_team_gets_inputs_by_type_and_its_failure_stays_in_its_box() -> None:
+    class Facts(BaseModel):
+        n: int
+
+    @agent
+    async def source(task: Assignment) -> Facts:
+        return Facts(n=3)
+
+    @agent
+    async def double(facts: Facts) -> int:
+        if facts.n > 3:
+            raise ValueError("too much")
+        return facts.n * 2
+
+    team = Workflow("team", agents=[double], inputs=[Facts])
+
+    @agent
+    async def end(x: int | None) -> str:
+        return f"end {x}"
+
+    state = await run(source, Agent("team", team), end)
+    assert state["answer"] == "end 6"
+
+    @agent(name="source")
+    async def big(task: Assignment) -> Facts:
+        return Facts(n=4)
+
+    state = await run(big, Agent("team", team), end)
+    assert "Task 'double' failed: double failed: ValueError: too much" in state["results"]["team"].error
+    assert state["results"]["end"].output == "end None"
