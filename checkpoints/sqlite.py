@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sqlalchemy import create_engine, event, exists, func, literal, make_url, not_, select
 from sqlalchemy.dialects.sqlite import insert
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
 from checkpoints.errors import UnsupportedDatabase
@@ -50,7 +50,12 @@ def parse_url(url: str | URL) -> URL:
     Raises:
         UnsupportedDatabase: It is not an SQLite URL.
     """
-    parsed = make_url("sqlite://" if url == ":memory:" else url)
+    try:
+        parsed = make_url("sqlite://" if url == ":memory:" else url)
+    except ArgumentError as error:
+        raise UnsupportedDatabase(
+            f"{url!r} is not the URL of a database; for a file next to you, use 'sqlite:///runs.db'"
+        ) from error
     if parsed.drivername not in {"sqlite", "sqlite+pysqlite"}:
         raise UnsupportedDatabase(
             f"{parsed.drivername!r} is not supported by this version: use 'sqlite:///path/to/file.db' "

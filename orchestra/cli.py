@@ -32,12 +32,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     command: Callable[[argparse.Namespace], int] = arguments.command
     try:
         return command(arguments)
-    except OrchestraError as error:
-        print(f"orchestra: {error}", file=sys.stderr)
-        return USAGE
     except BrokenPipeError:  # whoever read the output has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
+    except Exception as error:
+        if not _is_the_users(error):
+            raise
+        print(f"orchestra: {error}", file=sys.stderr)
+        return USAGE
+
+
+def _is_the_users(error: Exception) -> bool:
+    """Whether the message alone tells what to do; anything else is a bug and keeps its traceback."""
+    if isinstance(error, OrchestraError):
+        return True
+    from checkpoints import CheckpointsError
+
+    return isinstance(error, CheckpointsError)
 
 
 def _parser() -> argparse.ArgumentParser:

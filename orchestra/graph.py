@@ -81,7 +81,8 @@ class CompiledWorkflow(CompiledStateGraph[Any, Any, Any, Any]):
                     await _check_thread(saver, str(thread), input, configurable)
                 call = Call(
                     key=str(thread or uuid.uuid4()),
-                    answered=_answered(input),
+                    # Inside a graph that is not ours LangGraph does not say which question was answered: ask all again.
+                    answered=None if configurable.get("checkpoint_ns") else _answered(input),
                     draining=functools.partial(getattr, control, "drain_requested"),
                 )
             call.persistent = call.persistent and cast("Any", self.checkpointer) is not False

@@ -258,12 +258,16 @@ class Orchestra:
         if workflow is None:
             if not info.reference:
                 raise WorkflowNotFound(
-                    f"Where the workflow {info.workflow!r} of thread {thread_id!r} lives is not recorded: pass it."
+                    f"Where the workflow {info.workflow!r} of thread {thread_id!r} lives is not recorded: pass "
+                    "workflow=, or --graph on the command line."
                 )
             try:
                 workflow = load(info.reference)
             except WorkflowNotFound as error:
-                raise WorkflowNotFound(f"The workflow of thread {thread_id!r} has moved: {error} Name it.") from error
+                raise WorkflowNotFound(
+                    f"The workflow of thread {thread_id!r} has moved: {error} Say where it is now: pass workflow=, or "
+                    "--graph on the command line."
+                ) from error
         given = Command[Any](resume=dict(answers)) if answers else None
         return await self._run(workflow, given, thread_id, info.reference)
 

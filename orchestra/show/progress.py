@@ -83,16 +83,14 @@ class Progress:
     def apply(self, event: Event) -> Row | None:
         """Take in an event and return the row it changed, if it is about one task."""
         if isinstance(event, PlanReady):
-            for task in event.plan.order:
-                row = self._rows.setdefault((event.path, task.id), Row(event.path, task))
-                if (result := event.finished.get(task.id)) is not None and row.ended is None:
-                    row.state, row.agent, row.restored = str(result.status), result.agent or "", True
-                    row.started, row.ended = result.started, result.ended
+            self._add(event)
             return None
         row = self._rows.get((event.path, getattr(event, "task", "").removesuffix(".review")))
         if row is None:
             return None
         match event:
+            case TaskStarted() if event.task != row.task.id:
+                row.note = f"under review by {event.agent}"
             case TaskStarted():
                 row.state, row.agent = "running", event.agent
                 row.note = "" if event.attempt == 1 else f"try {event.attempt}"
@@ -116,3 +114,10 @@ class Progress:
             case _:
                 return None
         return row
+
+    def _add(self, event: PlanReady) -> None:
+        for task in event.plan.order:
+            row = self._rows.setdefault((event.path, task.id), Row(event.path, task))
+            if (result := event.finished.get(task.id)) is not None and row.ended is None:
+                row.state, row.agent, row.restored = str(result.status), result.agent or "", True
+                row.started, row.ended = result.started, result.ended

@@ -280,7 +280,8 @@ def cost() -> None:
     mean = sum(len(task.instruction) for task in tasks) / len(tasks)
     print(
         f"roster of 200: {best * 1e6:.0f} microseconds per task of {mean:.0f} characters "
-        f"(best of 7 rounds of {len(tasks)}; target 100: {'met' if best < 1e-4 else 'missed'}); index built in {built:.2f} s"
+        f"(best of 7 rounds of {len(tasks)}; target 100: {'met' if best < 1e-4 else 'missed'}); "
+        f"index built in {built:.2f} s"
     )
 
 

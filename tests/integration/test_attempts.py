@@ -287,9 +287,7 @@ async def test_nobody_capable_is_a_result_not_a_guess() -> None:
 
     class One:
         def plan(self, request: str, **_: Any) -> Plan:
-            return Plan(
-                tasks=(Task(id="odd", instruction="xylophone quartz"), Task(id="meal", capability="cooking"))
-            )
+            return Plan(tasks=(Task(id="odd", instruction="xylophone quartz"), Task(id="meal", capability="cooking")))
 
     state = await run(cook, planner=One())
     assert state["results"]["meal"].output == "meal"

@@ -178,7 +178,9 @@ def test_markdown_becomes_text_with_places():
 
 
 def test_html_becomes_text():
-    blocks = html_blocks("<nav>Home</nav><h2>Top</h2><p>One <b>two</b>&amp;three.</p><ul><li>item<li>more</ul><pre>x</pre>")
+    blocks = html_blocks(
+        "<nav>Home</nav><h2>Top</h2><p>One <b>two</b>&amp;three.</p><ul><li>item<li>more</ul><pre>x</pre>"
+    )
     assert [(b.kind, b.text) for b in blocks] == [
         ("heading", "Top"), ("paragraph", "One two&three."), ("item", "item"), ("item", "more"), ("code", "x"),
     ]  # fmt: skip

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -43,7 +45,7 @@ def test_closing_a_path_to_a_circle_is_refused_and_the_circle_is_named(tasks: li
     walk = str(caught.value).rpartition(": ")[2].rstrip(".").split(" -> ")
     needs = {task.id: task.needs for task in bent}
     assert walk[0] == walk[-1]
-    assert all(before in needs[after] for before, after in zip(walk, walk[1:], strict=False))
+    assert all(before in needs[after] for before, after in itertools.pairwise(walk))
 
 
 @given(acyclic())

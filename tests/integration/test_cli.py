@@ -1,0 +1,228 @@
+"""The command line, run as a user runs it: processes, exit codes, what is printed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+FLOW = '''
+import asyncio, os
+from orchestra import Agent, Assignment, RequestError, Workflow, agent
+from langgraph.types import interrupt
+
+def check(request):
+    if "bad" in request:
+        raise RequestError("no such file: bad.txt. Name one that exists.")
+
+def log(line):
+    with open("log", "a") as file:
+        file.write(line + "\\n")
+
+@agent
+async def first(task: Assignment) -> int:
+    """Count."""
+    log("first")
+    return len(task.request)
+
+@agent
+async def second(x: int, task: Assignment) -> str:
+    log("second")
+    if "slow" in task.request:
+        await asyncio.sleep(float(os.environ.get("SLOW", "30")))
+    if "fail" in task.request:
+        raise ValueError("out of luck")
+    if "ask" in task.request:
+        return interrupt("which one?")
+    return f"# {x} letters"
+
+flow = Workflow("letters", agents=[first, second], check=check, example="an example")
+'''
+
+
+class Shell:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "flow.py").write_text(FLOW)
+
+    def start(self, *arguments: str, **env: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "orchestra.cli", *arguments],
+            cwd=self.folder,
+            env={**os.environ, "COLUMNS": "200", **env},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def __call__(self, *arguments: str, **env: str) -> tuple[int, str, str]:
+        process = self.start(*arguments, **env)
+        out, err = process.communicate(timeout=30)
+        return process.returncode, out, err
+
+    def log(self) -> list[str]:
+        return (self.folder / "log").read_text().split()
+
+    def wait_for(self, line: str) -> None:
+        deadline = time.monotonic() + 20
+        while not (self.folder / "log").exists() or line not in self.log():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Shell:
+    return Shell(tmp_path)
+
+
+def test_a_run_prints_its_tasks_its_answer_and_how_to_look_closer(shell: Shell) -> None:
+    code, out, err = shell("run", "flow.py", "hello", "--thread", "t1")
+    assert (code, err) == (0, "")
+    assert "succeeded  first" in out
+    assert "# 5 letters" in out
+    assert "orchestra runs show t1" in out
+    code, out, _ = shell("runs", "list")
+    assert code == 0
+    assert all(word in out for word in ("t1", "letters", "done", "2/2", "hello"))
+    code, out, _ = shell("runs", "show", "t1")
+    assert code == 0
+    assert "second" in out
+    assert "# 5 letters" in out
+
+
+def test_json_for_machines(shell: Shell) -> None:
+    code, out, _ = shell("run", "flow.py:flow", "--json", "--thread", "t1")
+    run = json.loads(out)
+    assert (code, run["state"], run["answer"], run["request"]) == (0, "done", "# 10 letters", "an example")
+    assert run["results"]["first"]["output"] == 10
+    assert json.loads(shell("runs", "list", "--json")[1])[0]["thread"] == "t1"
+    assert json.loads(shell("runs", "show", "t1", "--json")[1])["plan"]["made_by"] == "types"
+    assert json.loads(shell("graph", "validate", "flow.py", "--json")[1])["workflow"] == "letters"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "nowhere"], "There is no workflow or module 'nowhere'"),
+        (["run", "gone.py"], "There is no file gone.py"),
+        (["run", "flow.py:other"], "there is no workflow 'other'; workflows there: flow"),
+        (["run", "flow.py", "bad"], "no such file: bad.txt. Name one that exists."),
+        (["run", "flow.py", " "], "The request is empty"),
+        (["resume", "t9"], "There is no thread 't9' in this database"),
+        (["runs", "show", "t9"], "There is no thread 't9' in this database"),
+        (["runs", "list", "--db", "nonsense"], "nonsense"),
+        (["nonsense"], "invalid choice: 'nonsense'"),
+    ],
+)
+def test_wrong_input_gets_one_clear_line_and_exit_code_2(shell: Shell, arguments: list[str], message: str) -> None:
+    code, out, err = shell(*arguments)
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in out + err
+
+
+def test_a_failed_run_says_what_is_missing(shell: Shell) -> None:
+    code, out, _ = shell("run", "flow.py", "fail")
+    assert code == 1
+    assert "second failed: ValueError: out of luck" in out
+    assert "Failed: the answer is incomplete" in out
+
+
+def test_a_question_ends_with_exit_code_3(shell: Shell) -> None:
+    code, out, _ = shell("run", "flow.py", "ask", "--thread", "t1")
+    assert code == 3
+    assert "Waiting for an answer to: which one?" in out
+    code, _, err = shell("run", "flow.py", "more", "--thread", "t1")
+    assert code == 2
+    assert "waits for an answer" in err
+
+
+def test_kill_9_and_resume_by_thread_alone(shell: Shell) -> None:
+    process = shell.start("run", "flow.py", "slow", "--thread", "t1")
+    shell.wait_for("second")
+    time.sleep(0.2)  # the first task's result is committed a few milliseconds after it ended
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    code, out, _ = shell("runs", "list")
+    assert "stopped" in out
+    code, out, err = shell("resume", "t1", SLOW="0.1")
+    assert (code, err) == (0, "")
+    assert "1 finished earlier: first" in out
+    assert "# 4 letters" in out
+    assert shell.log() == ["first", "second", "second"]
+    code, out, _ = shell("resume", "t1")
+    assert code == 0
+    assert "nothing is left to resume" in out
+
+
+def test_ctrl_c_drains_within_the_grace_and_tells_how_to_go_on(shell: Shell) -> None:
+    process = shell.start("run", "flow.py", "slow", "--thread", "t1", "--grace", "0.3")
+    shell.wait_for("second")
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert "agents in flight get 0.3 s" in out
+    assert "orchestra resume t1" in out
+    assert "Traceback" not in out + err
+    assert shell("resume", "t1", SLOW="0.1")[0] == 0
+
+
+def test_an_agent_in_flight_may_finish_after_ctrl_c(shell: Shell) -> None:
+    process = shell.start("run", "flow.py", "slow", "--thread", "t1", SLOW="1")
+    shell.wait_for("second")
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=20)
+    assert shell("runs", "show", "t1", "--json")[1].count('"succeeded"') == 2
+
+
+def test_a_thread_that_another_process_works_on_is_busy(shell: Shell) -> None:
+    process = shell.start("run", "flow.py", "slow", "--thread", "t1")
+    shell.wait_for("second")
+    code, _, err = shell("resume", "t1")
+    assert code == 2
+    assert "Another run is on thread 't1'" in err
+    assert "running" in shell("runs", "list")[1]
+    process.kill()
+    process.communicate()
+
+
+def test_a_workflow_that_moved_is_named(shell: Shell) -> None:
+    process = shell.start("run", "flow.py", "slow", "--thread", "t1")
+    shell.wait_for("second")
+    process.kill()
+    process.communicate()
+    (shell.folder / "flow.py").rename(shell.folder / "moved.py")
+    code, _, err = shell("resume", "t1")
+    assert code == 2
+    assert "has moved" in err
+    assert "--graph" in err
+    assert shell("resume", "t1", "--graph", "moved.py", SLOW="0.1")[0] == 0
+
+
+def test_the_live_display_shows_every_task(shell: Shell, tmp_path: Path) -> None:
+    script = f"{sys.executable} -m orchestra.cli run flow.py hello"
+    out = subprocess.run(
+        ["script", "-qec", script, "/dev/null"], cwd=tmp_path, capture_output=True, text=True, timeout=30
+    )
+    assert out.returncode == 0
+    assert "✓ succeeded" in out.stdout
+    assert "5 letters" in out.stdout
+
+
+def test_help_needs_none_of_the_heavy_imports() -> None:
+    code = """
+import sys
+from orchestra.cli import main
+try:
+    main(["--help"])
+except SystemExit:
+    print(sorted({"langgraph", "pydantic", "sqlalchemy", "rich"} & set(sys.modules)))
+"""
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.splitlines()[-1] == "[]"
