@@ -65,10 +65,9 @@ def _parser() -> argparse.ArgumentParser:
         return made
 
     def database(made: argparse.ArgumentParser) -> None:
-        default = os.environ.get("ORCHESTRA_DB", "sqlite:///runs.db")
         made.add_argument(
             "--db",
-            default=default,
+            default=_default_database(),
             metavar="URL",
             help="where runs are stored (ORCHESTRA_DB; default sqlite:///runs.db)",
         )
@@ -110,6 +109,10 @@ def _parser() -> argparse.ArgumentParser:
     validate.add_argument("graph", metavar="GRAPH", help=_GRAPH_HELP)
     validate.add_argument("--json", action="store_true", help="print JSON for machines")
     return parser
+
+
+def _default_database() -> str:
+    return os.environ.get("ORCHESTRA_DB", "sqlite:///runs.db")
 
 
 def _console(arguments: argparse.Namespace) -> Console:
@@ -212,7 +215,7 @@ def _report(
         console.print()
         answer(console, info.answer)
         console.print()
-    where = "" if arguments.db == "sqlite:///runs.db" else f" --db {arguments.db}"
+    where = "" if arguments.db == _default_database() else f" --db {arguments.db}"
     again = f"orchestra resume {thread}{where}"
     closer = f"orchestra runs show {thread}{where}"
     if info.state is RunState.DONE:

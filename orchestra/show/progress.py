@@ -106,7 +106,7 @@ class Progress:
             case TaskWaiting():
                 row.state = "waiting"
             case TaskDeferred():
-                row.state = "deferred"
+                row.state, row.note = "deferred", "left for resume"
             case TaskEnded():
                 row.state, row.agent = str(event.result.status), event.result.agent or row.agent
                 row.started = row.started or (event.result.started if event.result.attempts else None)
