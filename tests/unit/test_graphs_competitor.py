@@ -177,6 +177,9 @@ def test_silence_is_checked_in_headings_and_examples_too(tmp_path):
     fact = findings.of("ours", "feature")[0]
     said = Statement(text="the documentation of Bebe does not mention “Frobnication”.", facts=(fact.id,))
     assert "does mention it: b.md" in (_review.problem(said, findings) or "")
+    row = rows(findings)["Frobnication"]
+    assert row.competitor.unsure
+    assert not _features.compare(findings).alone("ours")
 
 
 def test_the_review_sends_back_rewords_and_drops():
