@@ -12,10 +12,10 @@ import inspect
 import random
 import threading
 import weakref
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from langchain_core.language_models import BaseLanguageModel
 from langchain_core.messages import BaseMessage, HumanMessage
@@ -31,6 +31,8 @@ from orchestra.tasks import Assignment, Attempt, Result, Review, Status, Task, n
 
 _THREADS = 128
 """Threads for one blocking agent without a limit of its own; more would cost more than they gain."""
+
+_UNLIMITED = contextlib.nullcontext()
 
 _LANGGRAPH_DEFAULT = RetryPolicy().retry_on
 
@@ -218,33 +220,42 @@ async def _one_attempt(
     job: Job, agent: Agent, bindings: Sequence[Binding], number: int
 ) -> tuple[Any, Attempt, Exception | None]:
     """One try, timed from the moment it has its place. What suspends or cancels the node passes through."""
-    async with _place(agent):
+    async with _places(agent):
         job.ready()
-        attempt = Attempt(agent=agent.name, number=number, started=now(), seconds=0.0)
+        started = now()
         if agent.max_crashes is not None:
-            await job.journal.started(attempt)
+            await job.journal.started(Attempt(agent=agent.name, number=number, started=started, seconds=0.0))
         job.emit(TaskStarted, {"task": job.task.id, "agent": agent.name, "attempt": number})
+        assignment = job.assignment if number == 1 else replace(job.assignment, attempt=number)
         clock = asyncio.get_running_loop().time
         began = clock()
         output: Any = None
         error: Exception | None = None
-        outcome = "ok"
         try:
-            output = deliver(agent, await _timed(job, agent, bindings, replace(job.assignment, attempt=number)))
+            output = deliver(agent, await _timed(job, agent, bindings, assignment))
         except GraphBubbleUp:
             raise
-        except AttemptTimeout as caught:
-            error, outcome = caught, "timeout"
-        except MalformedOutput as caught:
-            error, outcome = caught, "malformed"
         except Exception as caught:  # noqa: BLE001 -- whatever an agent raises becomes part of its Result
-            error, outcome = caught, "error"
-        attempt = attempt.model_copy(
-            update={"seconds": clock() - began, "outcome": outcome, "error": error and describe(error)}
-        )
+            error = caught
+    attempt = Attempt(
+        agent=agent.name,
+        number=number,
+        started=started,
+        seconds=clock() - began,
+        outcome=_outcome(error),
+        error=error and describe(error),
+    )
     if agent.max_crashes is not None:
         await job.journal.ended(attempt)
     return output, attempt, error
+
+
+def _outcome(error: Exception | None) -> Literal["ok", "error", "timeout", "malformed"]:
+    if error is None:
+        return "ok"
+    if isinstance(error, AttemptTimeout):
+        return "timeout"
+    return "malformed" if isinstance(error, MalformedOutput) else "error"
 
 
 async def _timed(job: Job, agent: Agent, bindings: Sequence[Binding], assignment: Assignment) -> Any:
@@ -344,18 +355,15 @@ def _pause(policy: RetryPolicy, number: int) -> float:
     return pause * random.uniform(0.5, 1.5) if policy.jitter else pause  # noqa: S311 -- no secret is made of it
 
 
-@contextlib.asynccontextmanager
-async def _place(agent: Agent) -> AsyncGenerator[None]:
-    """Wait for one of the agent's places in this event loop."""
+def _places(agent: Agent) -> contextlib.AbstractAsyncContextManager[Any]:
+    """The agent's places in this event loop; entering waits for a free one."""
     limit = agent.max_concurrency or (_THREADS if agent.blocking else None)
     if limit is None:
-        yield
-        return
+        return _UNLIMITED
     places = _limits.setdefault(asyncio.get_running_loop(), weakref.WeakKeyDictionary())
     if agent not in places:
         places[agent] = asyncio.Semaphore(limit)
-    async with places[agent]:
-        yield
+    return places[agent]
 
 
 async def in_thread(work: Callable[[], Any]) -> Any:

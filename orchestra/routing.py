@@ -66,6 +66,10 @@ class Router:
                 self._skills.setdefault(capability.name, []).append(agent.name)
         for names in self._skills.values():
             names.sort(key=lambda name: (name in spares, name))
+        self._named = {name: Choice(self._with_spares(name), f"task names {name}") for name in self._agents}
+        self._skilled = {
+            skill: Choice(self._with_spares(*names), f"capability {skill}") for skill, names in self._skills.items()
+        }
         self._index = _Index(
             {agent.name: _texts(agent) for agent in self._agents.values() if agent.name not in spares}, embed
         )
@@ -73,11 +77,9 @@ class Router:
     def choose(self, task: Task) -> Choice:
         """Return who may do a task, best first."""
         if task.agent is not None:
-            if task.agent not in self._agents:
-                return Choice((), f"there is no agent {task.agent!r}")
-            return Choice(self._with_spares(task.agent), f"task names {task.agent}")
-        if task.capability is not None and (named := self._skills.get(task.capability)):
-            return Choice(self._with_spares(*named), f"capability {task.capability}")
+            return self._named.get(task.agent) or Choice((), f"there is no agent {task.agent!r}")
+        if task.capability is not None and (choice := self._skilled.get(task.capability)):
+            return choice
         text = f"{task.capability} {task.instruction}" if task.capability else task.instruction
         ranked = self._index.rank(text)
         threshold = self._index.threshold

@@ -29,7 +29,8 @@ def encode_result(result: Result, roster: Roster) -> dict[str, Any]:
     """Turn a result into JSON."""
     raw = result.model_dump(mode="json", exclude={"output"}, exclude_defaults=True)
     if result.agent is not None:
-        raw["output"] = encode(roster[result.agent], result.output)
+        agent = roster.get(result.agent)
+        raw["output"] = result.output if agent is None else encode(agent, result.output)
     return raw
 
 
@@ -42,10 +43,9 @@ def decode_result(raw: Mapping[str, Any], roster: Roster) -> Result:
         MalformedOutput: The output is no longer of the declared type.
     """
     agent = roster.get(raw.get("agent") or "")
-    result = Result.model_validate(raw)
-    if agent is None or not result.ok:
-        return result
-    return result.model_copy(update={"output": decode(agent, raw.get("output"))})
+    if agent is None or "output" not in raw:
+        return Result.model_validate(raw)
+    return Result.model_validate({**raw, "output": decode(agent, raw["output"])})
 
 
 class ResultsChannel(BaseChannel[dict[str, Result], Any, dict[str, Any]]):
@@ -125,12 +125,18 @@ class ResultsChannel(BaseChannel[dict[str, Result], Any, dict[str, Any]]):
 class PlanChannel(LastValue[Any]):
     """The plan of the turn: stored as JSON, seen as a `Plan`."""
 
-    __slots__ = ()
+    __slots__ = ("_decoded",)
+
+    def __init__(self, typ: Any, key: str = "") -> None:
+        super().__init__(typ, key)
+        self._decoded: tuple[Any, Plan] | None = None
 
     def get(self) -> Plan:
-        """The plan, validated again."""
+        """The plan, validated again; once per value, since LangGraph reads all channels at every superstep."""
         raw = super().get()
-        return raw if isinstance(raw, Plan) else Plan.model_validate(raw)
+        if self._decoded is None or self._decoded[0] is not raw:
+            self._decoded = (raw, raw if isinstance(raw, Plan) else Plan.model_validate(raw))
+        return self._decoded[1]
 
 
 class PastTurn(TypedDict):
