@@ -21,10 +21,10 @@ from langgraph.graph.state import CompiledStateGraph
 from langgraph.runtime import RunControl
 from langgraph.types import Command
 
+from orchestra.blueprint import CALL
 from orchestra.dataflow import Call
 from orchestra.errors import RequestError, ThreadWaiting, WorkflowError
 from orchestra.leases import hold
-from orchestra.supervisor import CALL
 
 if TYPE_CHECKING:
     from orchestra.workflow import Workflow

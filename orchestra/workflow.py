@@ -15,12 +15,14 @@ from langgraph.graph import END, START, StateGraph
 
 from orchestra.agents import Agent, Parameter, Team, type_name
 from orchestra.attempts import Reviewing
+from orchestra.blueprint import Blueprint
 from orchestra.errors import WorkflowError
 from orchestra.graph import CompiledWorkflow
 from orchestra.planning import Planner, check_plan, plan_from_edges, plan_from_types
 from orchestra.routing import Embed, Router
 from orchestra.state import make_schema
-from orchestra.supervisor import Blueprint, Supervisor, Worker
+from orchestra.supervisor import Supervisor
+from orchestra.tasknode import TaskNode
 from orchestra.tasks import Plan
 
 _RESERVED = frozenset({"supervisor", "gather"})
@@ -232,7 +234,7 @@ class Workflow(StateGraph[Any, Any, Any, Any]):
         graph.add_node("supervisor", Supervisor(blueprint), destinations=(*self.roster, "gather", END))
         graph.add_node("gather", _gather)
         for name in self.roster:
-            graph.add_node(name, Worker(blueprint), input_schema=dict)
+            graph.add_node(name, TaskNode(blueprint), input_schema=dict)
         graph.add_edge(START, "supervisor")
         graph.add_edge("gather", "supervisor")
         options.setdefault("name", self.name)
@@ -271,5 +273,8 @@ class Workflow(StateGraph[Any, Any, Any, Any]):
 
 
 def _gather(_: Any) -> dict[str, Any]:
-    """Do nothing: the edge behind this node leads the superstep back to the supervisor."""
+    """Do nothing: the edge behind this node leads the superstep back to the supervisor.
+
+    One node writes that edge instead of every task, because LangGraph keeps and scans all writes of a superstep.
+    """
     return {}

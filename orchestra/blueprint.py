@@ -1,0 +1,74 @@
+"""A workflow as compiled, and what its nodes find in LangGraph's config."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import BaseCheckpointSaver
+
+from orchestra.agents import Agent
+from orchestra.attempts import Reviewing
+from orchestra.dataflow import Call
+from orchestra.errors import WorkflowError
+from orchestra.planning import Planner
+from orchestra.routing import Router
+from orchestra.tasks import Plan, Task
+
+CALL = "orchestra_call"
+"""Where a call's `Call` stands in the configurable part of LangGraph's config."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blueprint:
+    """A workflow as compiled: nothing in it changes any more.
+
+    Attributes:
+        name: The workflow's name.
+        roster: All agents by name, spares and reviewers included.
+        router: Chooses among those that may be given tasks.
+        plan: The plan, where it does not depend on the request.
+        planner: Makes the plan where it does.
+        given: Types of the inputs that come from outside, by name.
+        reviews: Declared reviews by the author's name.
+        teams: Compiled graphs of the agents that are workflows.
+        max_tasks: How many tasks a plan may have.
+    """
+
+    name: str
+    roster: Mapping[str, Agent]
+    router: Router
+    plan: Plan | None
+    planner: Planner | None
+    given: Mapping[str, Any]
+    reviews: Mapping[str, Reviewing]
+    teams: Mapping[str, Any]
+    max_tasks: int
+
+    def candidates(self, task: Task) -> list[Agent]:
+        """Who may do a task, best first."""
+        return [self.roster[name] for name in self.router.choose(task).agents]
+
+    def types_into(self, task: Task, plan: Plan) -> dict[str, Any]:
+        """The output types that reach a task, by the id of the task they come from."""
+        types = dict(self.given)
+        for need in task.needs:
+            able = self.candidates(plan.by_id[need])
+            types[need] = able[0].output if able else Any
+        return types
+
+
+def call_of(config: RunnableConfig) -> Call:
+    """The scope of the call that a node runs in."""
+    call = config.get("configurable", {}).get(CALL)
+    if not isinstance(call, Call):
+        raise WorkflowError("A workflow's nodes run only when its compiled graph is called.")
+    return call
+
+
+def saver_of(config: RunnableConfig) -> BaseCheckpointSaver[Any] | None:
+    """The saver that LangGraph uses for a node, compiled in, inherited or injected: its config carries it."""
+    values: Iterable[Any] = config.get("configurable", {}).values()
+    return next((cast("Any", value) for value in values if isinstance(value, BaseCheckpointSaver)), None)
