@@ -9,9 +9,9 @@ import functools
 import queue
 import threading
 import uuid
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, Protocol, cast
 
 from langchain_core.messages import HumanMessage, convert_to_messages
 from langchain_core.runnables import RunnableConfig
@@ -25,18 +25,29 @@ from orchestra.blueprint import CALL
 from orchestra.dataflow import Call
 from orchestra.errors import RequestError, ThreadWaiting, WorkflowError
 from orchestra.leases import hold
+from orchestra.planning import Planner
+from orchestra.tasks import Plan
 
-if TYPE_CHECKING:
-    from orchestra.workflow import Workflow
+
+class Declaration(Protocol):
+    """What a compiled workflow asks of the `Workflow` it was made from."""
+
+    name: str
+    planner: Planner | None
+    check: Callable[[str], None] | None
+
+    def make_plan(self) -> Plan:
+        """Make the plan that does not depend on the request."""
+        ...
 
 
 class CompiledWorkflow(CompiledStateGraph[Any, Any, Any, Any]):
     """A workflow, ready to run; used like any LangGraph graph."""
 
     @property
-    def workflow(self) -> Workflow:
+    def workflow(self) -> Declaration:
         """The declaration this was compiled from."""
-        return cast("Workflow", self.builder)
+        return cast("Declaration", self.builder)
 
     async def astream(  # pyright: ignore[reportIncompatibleMethodOverride] -- options are handed on as they are
         self,
