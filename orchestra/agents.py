@@ -277,6 +277,11 @@ def produces(output: Any, wanted: Any) -> bool:
     return isinstance(output, type) and isinstance(wanted, type) and issubclass(output, wanted)
 
 
+def stands_in(agent: Agent, principal: Agent) -> bool:
+    """Whether what an agent delivers can take the place of what another delivers."""
+    return principal.output is Any or produces(agent.output, principal.output)
+
+
 @dataclass(frozen=True, slots=True)
 class Binding:
     """What one parameter is filled with.

@@ -9,7 +9,7 @@ from typing import Any, cast
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
 
-from orchestra.agents import Agent
+from orchestra.agents import Agent, stands_in
 from orchestra.attempts import Reviewing
 from orchestra.dataflow import Call
 from orchestra.errors import WorkflowError
@@ -48,8 +48,9 @@ class Blueprint:
     max_tasks: int
 
     def candidates(self, task: Task) -> list[Agent]:
-        """Who may do a task, best first."""
-        return [self.roster[name] for name in self.router.choose(task).agents]
+        """Who may do a task, best first: all deliver what whoever needs the task counts on, the first one's output."""
+        able = [self.roster[name] for name in self.router.choose(task).agents]
+        return [agent for agent in able if agent is able[0] or stands_in(agent, able[0])]
 
     def types_into(self, task: Task, plan: Plan) -> dict[str, Any]:
         """The output types that reach a task, by the id of the task they come from."""

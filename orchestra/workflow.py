@@ -13,7 +13,7 @@ from typing import Any, NoReturn, cast, get_type_hints
 
 from langgraph.graph import END, START, StateGraph
 
-from orchestra.agents import Agent, Parameter, Team, type_name
+from orchestra.agents import Agent, Parameter, Team, stands_in, type_name
 from orchestra.attempts import Reviewing
 from orchestra.blueprint import Blueprint
 from orchestra.errors import WorkflowError
@@ -244,6 +244,13 @@ class Workflow(StateGraph[Any, Any, Any, Any]):
         return compiled
 
     def _blueprint(self) -> Blueprint:
+        for principal, spares in self._backups.items():
+            for spare in spares:
+                if not stands_in(self.roster[spare], self.roster[principal]):
+                    raise WorkflowError(
+                        f"{spare!r} can't be a backup for {principal!r}: it delivers "
+                        f"{type_name(self.roster[spare].output)}, not {type_name(self.roster[principal].output)}."
+                    )
         plan = self.make_plan() if self.planner is None else None
         if self.planner is not None and not self.roster:
             raise WorkflowError(f"Workflow {self.name!r} has no agent.")

@@ -215,6 +215,19 @@ async def test_the_backup_steps_in_then_whoever_has_the_capability() -> None:
     assert [attempt.agent for attempt in result.attempts] == ["first", "spare", "other", "last_hope"]
 
 
+async def test_a_peer_that_delivers_something_else_does_not_step_in() -> None:
+    @agent(capabilities=["research"])
+    async def first(task: Assignment) -> int:
+        raise ValueError("out")
+
+    @agent(capabilities=["research"])
+    async def other(task: Assignment) -> str:
+        return "not a number"
+
+    state = await run(first, other)
+    assert [attempt.agent for attempt in state["results"]["first"].attempts] == ["first"]
+
+
 async def test_a_failure_leaves_siblings_alone_and_dependants_are_skipped_or_do_without() -> None:
     @agent
     async def broken(task: Assignment) -> int:

@@ -155,3 +155,15 @@ def test_types_pull_in_only_what_the_wanted_output_needs() -> None:
     assert plan.made_by == "types"
     with pytest.raises(WorkflowError, match="Exactly one agent must produce the wanted float"):
         Workflow("w", agents=[researcher], output=float).compile()
+
+
+def test_a_backup_must_deliver_what_its_principal_delivers() -> None:
+    @agent
+    async def other(task: Assignment) -> Table:
+        return Table(rows=1)
+
+    flow = Workflow("w", agents=[researcher]).add_agent(other, backup_for="researcher")
+    with pytest.raises(
+        WorkflowError, match="'other' can't be a backup for 'researcher': it delivers Table, not Findings"
+    ):
+        flow.compile()
