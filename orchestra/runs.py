@@ -268,7 +268,7 @@ class Orchestra:
                     f"The workflow of thread {thread_id!r} has moved: {error} Say where it is now: pass workflow=, or "
                     "--graph on the command line."
                 ) from error
-        given = Command[Any](resume=dict(answers)) if answers else None
+        given: Any = Command(resume=dict(answers)) if answers else None
         return await self._run(workflow, given, thread_id, info.reference)
 
     async def _run(self, workflow: Workflow, given: Any, thread_id: str, reference: str | None) -> Run:

@@ -1,0 +1,188 @@
+"""Runs through the `Orchestra` handle."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from langgraph.types import interrupt
+
+from orchestra import (
+    Assignment,
+    Orchestra,
+    PlanError,
+    RequestError,
+    RunState,
+    ThreadBusy,
+    ThreadNotFound,
+    ThreadWaiting,
+    Workflow,
+    WorkflowNotFound,
+    agent,
+)
+from orchestra.events import PlanReady, TaskEnded, TaskStarted, TurnEnded
+
+
+@agent
+async def first(task: Assignment) -> int:
+    return len(task.request)
+
+
+@agent
+async def second(x: int, task: Assignment) -> str:
+    if "slow" in task.request:
+        await asyncio.sleep(0.3)
+    if "ask" in task.request:
+        return f"{interrupt('who?')} {x}"
+    if "fail" in task.request:
+        raise ValueError("no")
+    return f"{x} letters"
+
+
+flow = Workflow("letters", agents=[first, second])
+
+
+async def test_start_await_and_read_back(database: str) -> None:
+    async with Orchestra(database) as orchestra:
+        outcome = await (await orchestra.start(flow, "abc", thread_id="t"))
+        assert (outcome.state, outcome.answer) == (RunState.DONE, "3 letters")
+        assert outcome.results["first"].output == 3
+    async with Orchestra(database) as orchestra:
+        info = await orchestra.info("t")
+        assert (info.state, info.answer, info.workflow, info.turn) == (RunState.DONE, "3 letters", "letters", 1)
+        assert info.results["first"]["output"] == 3
+        await (await orchestra.start(flow, "abcd", thread_id="t"))
+        (info,) = await orchestra.runs()
+        assert (info.turn, info.answer, info.request) == (2, "4 letters", "abcd")
+
+
+async def test_the_list_is_newest_first_and_tells_states_apart(database: str) -> None:
+    async with Orchestra(database) as orchestra:
+        for thread, request in (("done", "x"), ("failed", "fail"), ("asks", "ask")):
+            await (await orchestra.start(flow, request, thread_id=thread))
+        stopped = await orchestra.start(flow, "slow", thread_id="stopped")
+        await asyncio.sleep(0.1)
+        assert (await orchestra.info("stopped")).state is RunState.RUNNING
+        await stopped.cancel()
+        infos = await orchestra.runs()
+        assert [(info.thread_id, str(info.state)) for info in infos] == [
+            ("stopped", "stopped"),
+            ("asks", "waiting"),
+            ("failed", "failed"),
+            ("done", "done"),
+        ]
+        assert [question.value for question in infos[1].questions] == ["who?"]
+        assert len(await orchestra.runs(limit=2)) == 2
+
+
+async def test_events_reach_every_watcher_from_the_start(database: str) -> None:
+    async with Orchestra(database) as orchestra:
+        run = await orchestra.start(flow, "slow")
+
+        async def watch() -> list[str]:
+            return [type(event).__name__ async for event in run.events()]
+
+        early = asyncio.create_task(watch())
+        await run
+        late = await watch()
+        assert await early == late
+        kinds = [PlanReady, TaskStarted, TaskEnded, TaskStarted, TaskEnded, TurnEnded]
+        assert late == [kind.__name__ for kind in kinds]
+
+
+async def test_questions_are_answered_by_their_ids(database: str) -> None:
+    async with Orchestra(database) as orchestra:
+        outcome = await (await orchestra.start(flow, "ask", thread_id="t"))
+        assert outcome.state is RunState.WAITING
+        with pytest.raises(ThreadWaiting):
+            await orchestra.start(flow, "another", thread_id="t")
+        (question,) = outcome.questions
+        outcome = await (await orchestra.resume("t", workflow=flow, answers={question.id: "Ada"}))
+        assert (outcome.state, outcome.answer) == (RunState.DONE, "Ada 3")
+
+
+async def test_drain_and_resume(database: str) -> None:
+    async with Orchestra(database) as orchestra:
+
+        @agent
+        async def slow(task: Assignment) -> float:
+            await asyncio.sleep(0.2)
+            return 1.0
+
+        @agent
+        async def after(x: float) -> bytes:
+            return b"x"
+
+        late = Workflow("late", agents=[slow, after])
+        run = await orchestra.start(late, "go", thread_id="t")
+        await asyncio.sleep(0.1)
+        run.drain()
+        outcome = await run
+        assert outcome.state is RunState.STOPPED
+        assert set(outcome.results) == {"slow"}
+        began = time.monotonic()
+        outcome = await (await orchestra.resume("t", workflow=late))
+        assert outcome.state is RunState.DONE
+        assert time.monotonic() - began < 0.19
+
+
+async def test_what_start_and_resume_refuse(database: str) -> None:
+    class Bad:
+        def plan(self, request: str, **_: Any) -> Any:
+            raise PlanError("no idea")
+
+    async with Orchestra(database) as orchestra:
+        with pytest.raises(RequestError):
+            await orchestra.start(flow, " ")
+        with pytest.raises(PlanError, match="no idea"):
+            await orchestra.start(Workflow("w", agents=[first], planner=Bad()), "go")
+        with pytest.raises(ThreadNotFound, match="'t9'"):
+            await orchestra.resume("t9")
+        local = Workflow("local", agents=[first])
+        await (await orchestra.start(local, "go", thread_id="t"))
+        with pytest.raises(WorkflowNotFound, match="not recorded: pass workflow="):
+            await orchestra.resume("t")
+
+
+async def test_another_handle_on_the_same_database_finds_the_thread_busy(database: str) -> None:
+    async with Orchestra(database) as one, Orchestra(database) as other:
+        run = await one.start(flow, "slow", thread_id="t")
+        with pytest.raises(ThreadBusy):
+            await other.start(flow, "x", thread_id="t")
+        await run
+        assert (await (await other.start(flow, "x", thread_id="t"))).state is RunState.DONE
+
+
+async def test_leaving_the_handle_cancels_what_runs_and_it_can_be_resumed(database: str) -> None:
+    async with Orchestra(database) as orchestra:
+        await orchestra.start(flow, "slow", thread_id="t")
+        await asyncio.sleep(0.1)
+    async with Orchestra(database) as orchestra:
+        assert (await orchestra.info("t")).state is RunState.STOPPED
+        assert (await (await orchestra.resume("t", workflow=flow))).answer == "4 letters"
+
+
+async def test_a_module_level_workflow_is_found_again_by_the_thread_alone(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_flow.py").write_text(
+        "from orchestra import Assignment, Workflow, agent\n"
+        "@agent\n"
+        "async def only(task: Assignment) -> str:\n"
+        "    return task.request.upper()\n"
+        "mine = Workflow('mine', agents=[only])\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import my_flow
+
+    async with Orchestra(database) as orchestra:
+        await (await orchestra.start(my_flow.mine, "go", thread_id="t"))
+        info = await orchestra.info("t")
+        assert info.reference == f"{tmp_path / 'my_flow.py'}:mine"
+        outcome = await (await orchestra.resume("t"))
+        assert outcome.answer == "GO"
+    sys.modules.pop("my_flow")
