@@ -28,7 +28,7 @@ bench: $(READY)  ## The performance claims, each beside a peer
 	@$(BIN)/python tests/benchmarks/overhead.py
 	@$(BIN)/python tests/benchmarks/routing.py
 
-notebooks: $(READY)  ## Execute the notebooks and keep their outputs
+notebooks: $(READY)  ## Run every notebook from top to bottom
 	@$(BIN)/python -m pytest tests/notebooks
 
 lock: $(READY)  ## Pin the versions that are tested
