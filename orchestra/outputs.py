@@ -26,6 +26,8 @@ def encode(agent: Agent, output: Any) -> Any:
         MalformedOutput: It holds something that can't be stored.
     """
     try:
+        if agent.output is Any:  # the adapter of Any would turn infinities into null
+            return pydantic_core.to_jsonable_python(output, inf_nan_mode="constants")
         return agent.adapter.dump_python(output, mode="json")
     except (pydantic_core.PydanticSerializationError, ValueError) as error:
         raise MalformedOutput(
