@@ -9,7 +9,7 @@ PACE ?= 1
 
 demo: $(READY)  ## Compare two Python packages: a team of agents at work on real documents
 	@COMPETITOR_PACE=$(PACE) $(BIN)/orchestra run competitor_analysis
-	@echo "(Each agent was held to at least $(PACE) s so that you could watch; PACE=0 lets them run.)"
+	@echo "(Agents were paced to $(PACE) s each so that you could watch; make demo PACE=0 lets them run.)"
 
 test: $(READY)  ## All tests, with a short version of each fault run
 	@$(BIN)/python -m pytest
@@ -38,7 +38,7 @@ lock: $(READY)  ## Pin the versions that are tested
 
 $(READY): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
-		{ echo "Orchestra needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+		{ echo "Orchestra needs Python 3.11 or newer, and '$(PYTHON)' is not that. Try: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
 	@echo "Setting up .venv (once) ..."
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock

@@ -10,6 +10,7 @@ host which process holds it, so another process there can see that it is dead, a
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 import sys
@@ -55,8 +56,12 @@ def process_owner() -> str:
     Each call gives another owner, so two runs in one process keep each other out too. The start time, with
     the process namespace where there is one, tells this process from a later one that gets the same pid.
     """
-    pid = os.getpid()
-    return f"{_host()}:{pid}:{_start_time(pid) or '-'}@{_namespace() or '-'}:{uuid.uuid4()}"
+    return f"{_this_process(os.getpid())}:{uuid.uuid4()}"
+
+
+@functools.cache
+def _this_process(pid: int) -> str:
+    return f"{_host()}:{pid}:{_start_time(pid) or '-'}@{_namespace() or '-'}"
 
 
 class Leasing:

@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -111,6 +112,14 @@ def _parser() -> argparse.ArgumentParser:
     validate.add_argument("graph", metavar="GRAPH", help=_GRAPH_HELP)
     validate.add_argument("--json", action="store_true", help="print JSON for machines")
     return parser
+
+
+def _program() -> str:
+    """What to type to run this program again."""
+    called = sys.argv[0]
+    if not called.endswith("/orchestra") or shutil.which("orchestra"):
+        return "orchestra"
+    return os.path.relpath(called)
 
 
 def _default_database() -> str:
@@ -218,8 +227,8 @@ def _report(
         answer(console, info.answer)
         console.print()
     where = "" if arguments.db == _default_database() else f" --db {arguments.db}"
-    again = f"orchestra resume {thread}{where}"
-    closer = f"orchestra runs show {thread}{where}"
+    again = f"{_program()} resume {thread}{where}"
+    closer = f"{_program()} runs show {thread}{where}"
     if info.state is RunState.DONE:
         _tell(arguments, console, f"Done. Look closer: {closer}")
         return DONE
