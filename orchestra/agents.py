@@ -58,11 +58,13 @@ class Parameter:
         name: The parameter's name.
         type: The type it wants; `Assignment` for the assignment itself.
         optional: Whether the agent can do without it.
+        default: Whether the function has a default for it, which is then used where the input is missing.
     """
 
     name: str
     type: Any
     optional: bool = False
+    default: bool = False
 
 
 @runtime_checkable
@@ -77,6 +79,11 @@ class Team(Protocol):
     @property
     def output(self) -> Any:
         """The type of what the team delivers."""
+        ...
+
+    @property
+    def side_effects(self) -> bool:
+        """Whether an agent of the team changes the world outside."""
         ...
 
     def compile(self) -> Any:
@@ -112,7 +119,7 @@ class Agent:
         name: str,
         run: Callable[..., Any] | Runnable[Any, Any] | Team,
         *,
-        capabilities: Sequence[str | Capability] = (),
+        capabilities: str | Sequence[str | Capability] = (),
         description: str = "",
         output: Any = None,
         timeout: float | None = None,
@@ -129,16 +136,22 @@ class Agent:
             ("max_concurrency", max_concurrency),
             ("max_crashes", max_crashes),
         ):
-            if value is not None and value <= 0:
-                raise WorkflowError(f"Agent {name!r}: {label} must be above zero, not {value!r}.")
-        self.name = name
+            given: Any = value  # users' code is not type-checked
+            if given is not None and not (isinstance(given, int | float) and given > 0):
+                raise WorkflowError(f"Agent {name!r}: {label} must be a number above zero, not {value!r}.")
+        policy: Any = retry
+        if policy is not None and not (isinstance(policy, RetryPolicy) and policy.max_attempts >= 1):
+            raise WorkflowError(f"Agent {name!r}: retry must be a RetryPolicy with max_attempts >= 1, not {retry!r}.")
+        if isinstance(capabilities, str):
+            capabilities = (capabilities,)
+        self.name = self.__name__ = name  # LangGraph's add_sequence asks for __name__
         self.run = run
         self.capabilities = tuple(Capability(c) if isinstance(c, str) else c for c in capabilities)
         self.description = description or inspect.getdoc(run if inspect.isfunction(run) else None) or ""
         self.timeout = timeout
         self.retry = retry or RetryPolicy()
         self.max_concurrency = max_concurrency
-        self.side_effects = side_effects
+        self._side_effects = side_effects
         self.max_crashes = max_crashes
         self.is_team = isinstance(run, Team)
         self.is_runnable = isinstance(run, Runnable)
@@ -152,6 +165,11 @@ class Agent:
             self._output = output or annotated
         if not self.is_team:
             _ = self.adapter  # an output type that can't be validated is found here, not in a run
+
+    @property
+    def side_effects(self) -> bool:
+        """Whether it, or an agent of its team, changes the world outside."""
+        return self._side_effects or (self.is_team and cast("Team", self.run).side_effects)
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
@@ -230,6 +248,8 @@ def _read_contract(
     name: str, function: Callable[..., Any], localns: Mapping[str, Any] | None
 ) -> tuple[tuple[Parameter, ...], Any]:
     """Read parameters and output type off a function's annotations."""
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise WorkflowError(f"Agent {name!r}: a generator has no one output; return a list instead.")
     try:
         signature = inspect.signature(function)
         target = function if inspect.isroutine(function) else type(function).__call__
@@ -243,8 +263,11 @@ def _read_contract(
         raise WorkflowError(f"Agent {name!r}: its signature can't be read ({error}).") from error
     parameters: list[Parameter] = []
     for parameter in signature.parameters.values():
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            raise WorkflowError(f"Agent {name!r}: *{parameter.name} can't be bound to an input; name each one.")
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
+            star = "" if parameter.kind is parameter.POSITIONAL_ONLY else "*"
+            raise WorkflowError(
+                f"Agent {name!r}: {star}{parameter.name} can't be bound to an input; use parameters with names."
+            )
         wanted = hints.get(parameter.name)
         if wanted is None:
             if len(signature.parameters) > 1:
@@ -252,7 +275,7 @@ def _read_contract(
             wanted = Assignment  # a function of one argument takes the assignment
         has_default = parameter.default is not parameter.empty
         bare = _without_none(wanted)
-        parameters.append(Parameter(parameter.name, bare, optional=has_default or bare is not wanted))
+        parameters.append(Parameter(parameter.name, bare, has_default or bare is not wanted, has_default))
     return tuple(parameters), hints.get("return")
 
 
@@ -271,10 +294,15 @@ def type_name(annotation: Any) -> str:
 
 
 def produces(output: Any, wanted: Any) -> bool:
-    """Whether something of type `output` can be handed to a parameter that wants `wanted`."""
+    """Whether something of type `output` can be handed to a parameter that wants `wanted`, or one of its members."""
     if output == wanted:
         return True
-    return isinstance(output, type) and isinstance(wanted, type) and issubclass(output, wanted)
+    if get_origin(wanted) in (Union, types.UnionType):
+        return any(produces(output, member) for member in get_args(wanted))
+    try:
+        return isinstance(output, type) and isinstance(wanted, type) and issubclass(output, wanted)
+    except TypeError:  # a TypedDict or a Protocol does not support the question
+        return False
 
 
 def stands_in(agent: Agent, principal: Agent) -> bool:
@@ -291,12 +319,14 @@ class Binding:
         kind: "assignment", "one" input, or the list of "many".
         sources: Ids of the tasks whose outputs it receives.
         optional: Whether the parameter can do without.
+        default: Whether it is then left to the function's own default; else it gets `None`.
     """
 
     parameter: str
     kind: Literal["assignment", "one", "many"]
     sources: tuple[str, ...] = ()
     optional: bool = False
+    default: bool = False
 
 
 def bind(agent: Agent, available: Mapping[str, Any], *, where: str = "among its inputs") -> tuple[Binding, ...]:
@@ -316,12 +346,12 @@ def bind(agent: Agent, available: Mapping[str, Any], *, where: str = "among its 
         if parameter.type is Assignment:
             bindings.append(Binding(parameter.name, "assignment"))
             continue
-        found = tuple(task for task, output in available.items() if produces(output, parameter.type))
-        if not found and get_origin(parameter.type) in (list, Sequence):
+        found = tuple(task for task, output in available.items() if _fits(output, parameter))
+        if not found and get_origin(parameter.type) in (list, Sequence) and get_args(parameter.type):
             (item,) = get_args(parameter.type)
             many = tuple(task for task, output in available.items() if produces(output, item))
             if many or parameter.optional:
-                bindings.append(Binding(parameter.name, "many", many, parameter.optional))
+                bindings.append(Binding(parameter.name, "many", many, parameter.optional, parameter.default))
                 continue
         if len(found) > 1 and parameter.name in found:
             found = (parameter.name,)
@@ -337,6 +367,10 @@ def bind(agent: Agent, available: Mapping[str, Any], *, where: str = "among its 
                 f"Agent {agent.name!r}, parameter {parameter.name!r}: nobody produces {type_name(parameter.type)} "
                 f"{where}; there is {there}."
             )
-        if found:
-            bindings.append(Binding(parameter.name, "one", found, parameter.optional))
+        bindings.append(Binding(parameter.name, "one", found, parameter.optional, parameter.default))
     return tuple(bindings)
+
+
+def _fits(output: Any, parameter: Parameter) -> bool:
+    """Whether a parameter can take an output; one that may be `None` only if the parameter may."""
+    return produces(_without_none(output) if parameter.optional else output, parameter.type)

@@ -12,21 +12,28 @@ import inspect
 import random
 import threading
 import weakref
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 from langchain_core.language_models import BaseLanguageModel
 from langchain_core.messages import BaseMessage, HumanMessage
 from langchain_core.runnables import Runnable, RunnableConfig
-from langgraph.errors import GraphBubbleUp
+from langgraph.errors import GraphBubbleUp, GraphInterrupt
 from langgraph.types import RetryPolicy
 
 from orchestra.agents import Agent, Binding, bind
-from orchestra.errors import AgentError, AttemptTimeout, MalformedOutput, NoCapableAgent, WorkflowError
+from orchestra.errors import (
+    AgentError,
+    AttemptTimeout,
+    MalformedOutput,
+    NoCapableAgent,
+    UnstorableOutput,
+    WorkflowError,
+)
 from orchestra.events import AttemptFailed, DraftReviewed, Event, FellBack, TaskStarted
-from orchestra.outputs import deliver, text_of
+from orchestra.outputs import decode, deliver, encode, text_of
 from orchestra.tasks import Assignment, Attempt, Result, Review, Status, Task, now
 
 _THREADS = 128
@@ -54,6 +61,14 @@ class Journal(Protocol):
 
     def crashed(self, agent: str) -> Sequence[Attempt]:
         """Attempts of this task on this agent that started in an earlier process and never ended."""
+        ...
+
+    async def drafted(self, number: int, agent: str, draft: Any) -> None:
+        """Return when a draft is stored, encoded, that a reviewer asks a person about."""
+        ...
+
+    def draft(self, number: int) -> tuple[str, Any] | None:
+        """A draft that was stored before this task was suspended: whose it is, and the draft, encoded."""
         ...
 
 
@@ -123,37 +138,57 @@ def _result(job: Job, began: datetime, **how: Any) -> Result:
 
 async def _reviewed(job: Job, review: Reviewing) -> tuple[Agent, Any]:
     """Author and reviewer in turn, until the draft is approved or the rounds are used up."""
-    left = review.rounds
     while True:
-        author, draft = await _first_success(job, job.candidates, job.available)
-        reviewer, verdict = await _judge(job, review, author, draft)
+        round_ = len(job.reviews) + 1
+        author, draft = await _draft(job, round_)
+        try:
+            reviewer, verdict = await _judge(job, review, author, draft, round_)
+        except GraphInterrupt:  # a reviewer asks a person: the answer must meet the draft that was asked about
+            await job.journal.drafted(round_, author.name, encode(author, draft))
+            raise
         job.reviews.append(Review(approved=verdict.approved, reasons=verdict.reasons))
-        said = {"reviewer": reviewer.name, "round": len(job.reviews), "review": verdict}
+        said = {"reviewer": reviewer.name, "round": round_, "review": verdict}
         job.emit(DraftReviewed, {"task": job.task.id, **said})
         if verdict.approved:
             return author, draft
-        if not left:
+        if round_ > review.rounds:
             break
-        left -= 1
         job.assignment = replace(job.assignment, rejections=(*job.assignment.rejections, verdict))
     if verdict.revised is not None:
-        return author, deliver(author, verdict.revised)
-    times = "once" if len(job.reviews) == 1 else f"{len(job.reviews)} times"
+        try:
+            return author, decode(author, verdict.revised)
+        except MalformedOutput as error:
+            raise AgentError(f"{reviewer.name} revised the work to something else than it was: {error}") from error
+    times = "once" if round_ == 1 else f"{round_} times"
     raise AgentError(f"{reviewer.name} rejected the work {times}: {'; '.join(verdict.reasons)}")
 
 
-async def _judge(job: Job, review: Reviewing, author: Agent, draft: Any) -> tuple[Agent, Review]:
+async def _draft(job: Job, round_: int) -> tuple[Agent, Any]:
+    """The draft of a round: the one a person was asked about, or a new one."""
+    if (stored := job.journal.draft(round_)) is not None:
+        name, encoded = stored
+        author = next((agent for agent in job.candidates if agent.name == name), job.candidates[0])
+        return author, decode(author, encoded)
+    again = replace(job, assignment=_keyed(job.assignment, "" if round_ == 1 else f".{round_}"))
+    return await _first_success(again, job.candidates, job.available)
+
+
+async def _judge(job: Job, review: Reviewing, author: Agent, draft: Any, round_: int) -> tuple[Agent, Review]:
     """Have a draft reviewed. The reviewer sees what the author saw, and the draft."""
     seen = {**job.assignment.inputs, job.task.id: draft}
     review_job = replace(
         job,
         task=Task(id=f"{job.task.id}.review", instruction=f"Review the work of {author.name}."),
-        assignment=replace(job.assignment, rejections=(), inputs=seen),
+        assignment=_keyed(replace(job.assignment, rejections=(), inputs=seen), f".review.{round_}"),
     )
     try:
         return await _first_success(review_job, review.reviewers, {**job.available, job.task.id: author.output})
     except AgentError as error:
         raise AgentError(f"the draft could not be reviewed: {error}") from error
+
+
+def _keyed(assignment: Assignment, suffix: str) -> Assignment:
+    return replace(assignment, idempotency_key=f"{assignment.idempotency_key}{suffix}")
 
 
 async def _first_success(job: Job, candidates: Sequence[Agent], available: Mapping[str, Any]) -> tuple[Agent, Any]:
@@ -193,7 +228,6 @@ async def _first_success(job: Job, candidates: Sequence[Agent], available: Mappi
 async def _attempts_on(job: Job, agent: Agent, bindings: Sequence[Binding]) -> Any:
     """Try one agent until it delivers, its retries are used up, or the failure is not worth a retry."""
     policy = agent.retry
-    retry_on = is_transient if policy.retry_on is _LANGGRAPH_DEFAULT else policy.retry_on
     # A team is called once: what failed inside has been retried inside.
     tries = 1 if agent.is_team else policy.max_attempts
     if agent.max_crashes is not None:
@@ -206,13 +240,13 @@ async def _attempts_on(job: Job, agent: Agent, bindings: Sequence[Binding]) -> A
         job.attempts.append(attempt)
         if error is None:
             return output
-        again = number < tries and _matches(retry_on, error)
+        again = number < tries and _worth_another(policy, error)
         pause = _pause(policy, number) if again else None
         job.emit(AttemptFailed, {"task": job.task.id, "attempt": attempt, "retry_in": pause})
         if pause is None:
             times = "" if number == 1 else f" at try {number}"
             raise AgentError(f"{agent.name} failed{times}: {attempt.error}") from error
-        await asyncio.sleep(pause)
+        await _wait(pause, job.ready)
     raise AssertionError("unreachable: the last try returns or raises")
 
 
@@ -233,10 +267,12 @@ async def _one_attempt(
         error: Exception | None = None
         try:
             output = deliver(agent, await _timed(job, agent, bindings, assignment))
-        except GraphBubbleUp:
-            raise
-        except Exception as caught:  # noqa: BLE001 -- whatever an agent raises becomes part of its Result
-            error = caught
+        except BaseException as caught:
+            if (error := _failure(caught)) is None:  # the node is suspended or cancelled: no failure, and no crash
+                if agent.max_crashes is not None:
+                    ended = Attempt(agent=agent.name, number=number, started=started, seconds=clock() - began)
+                    await asyncio.shield(job.journal.ended(ended))
+                raise
     attempt = Attempt(
         agent=agent.name,
         number=number,
@@ -248,6 +284,33 @@ async def _one_attempt(
     if agent.max_crashes is not None:
         await job.journal.ended(attempt)
     return output, attempt, error
+
+
+def _failure(caught: BaseException) -> Exception | None:
+    """What an agent raised, as a failure of its task; `None` for what is meant for LangGraph or for the process."""
+    if isinstance(caught, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[Any]", caught)
+        inner = next((leaf for leaf in _leaves(group) if isinstance(leaf, GraphBubbleUp)), None)
+        if inner is not None:  # a question asked inside a TaskGroup
+            raise inner from caught
+    if isinstance(caught, GraphBubbleUp | KeyboardInterrupt):
+        return None
+    if isinstance(caught, asyncio.CancelledError):
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            return None
+        return AgentError("it awaited something that was cancelled")
+    if isinstance(caught, Exception):
+        return caught
+    return AgentError(f"it tried to end the process: {describe(cast('BaseException', caught))}")
+
+
+def _leaves(group: BaseExceptionGroup[Any]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(cast("BaseExceptionGroup[Any]", error))
+        else:
+            yield error
 
 
 def _outcome(error: Exception | None) -> Literal["ok", "error", "timeout", "malformed"]:
@@ -285,16 +348,17 @@ async def _call(job: Job, agent: Agent, bindings: Sequence[Binding], assignment:
 
 
 def _arguments(bindings: Sequence[Binding], assignment: Assignment) -> dict[str, Any]:
-    """Fill the parameters; an optional one whose input is missing gets `None`, or its default if it never had one."""
+    """Fill the parameters; where an optional input is missing, leave it to the default, else pass `None`."""
     inputs = assignment.inputs
     arguments: dict[str, Any] = {}
     for binding in bindings:
+        there = [inputs[source] for source in binding.sources if source in inputs]
         if binding.kind == "assignment":
             arguments[binding.parameter] = assignment
         elif binding.kind == "many":
-            arguments[binding.parameter] = [inputs[source] for source in binding.sources if source in inputs]
-        else:
-            arguments[binding.parameter] = inputs.get(binding.sources[0])
+            arguments[binding.parameter] = there
+        elif there or not binding.default:
+            arguments[binding.parameter] = there[0] if there else None
     return arguments
 
 
@@ -323,7 +387,10 @@ def _plain(agent: Agent, value: Any) -> Any:
 
 def describe(error: BaseException) -> str:
     """An exception in one line."""
-    text = " ".join(str(error).split()) or "no message"
+    try:
+        text = " ".join(str(error).split()) or "no message"
+    except Exception:  # noqa: BLE001 -- an exception that can't even say what it is must not hide that there is one
+        text = "an exception without a readable message"
     return text[:500] if isinstance(error, AgentError) else f"{type(error).__name__}: {text}"[:500]
 
 
@@ -333,6 +400,8 @@ def is_transient(error: BaseException) -> bool:
     HTTP errors are recognised by a `status_code`, on the exception or its response, so that no client library needs
     to be known here; connection errors of httpx and openai by their class names.
     """
+    if isinstance(error, UnstorableOutput):
+        return False
     if isinstance(error, ConnectionError | TimeoutError | AttemptTimeout | MalformedOutput):
         return True
     status = getattr(error, "status_code", None) or getattr(getattr(error, "response", None), "status_code", None)
@@ -342,11 +411,26 @@ def is_transient(error: BaseException) -> bool:
     return bool(names & {"TransportError", "APIConnectionError", "APITimeoutError"})
 
 
-def _matches(retry_on: Any, error: Exception) -> bool:
-    """LangGraph's three ways to say what is retried: a class, several, or a function."""
+def _worth_another(policy: RetryPolicy, error: Exception) -> bool:
+    """Ask the policy; LangGraph has three ways to say what is retried: a class, several, or a function."""
+    retry_on: Any = is_transient if policy.retry_on is _LANGGRAPH_DEFAULT else policy.retry_on
     if isinstance(retry_on, type):
         return isinstance(error, retry_on)
-    return bool(retry_on(error)) if callable(retry_on) else isinstance(error, tuple(retry_on))
+    if not callable(retry_on):
+        return isinstance(error, tuple(retry_on))
+    try:
+        return bool(retry_on(error))
+    except Exception as failed:
+        raise AgentError(f"retry_on failed on {describe(error)}: {describe(failed)}") from failed
+
+
+async def _wait(seconds: float, ready: Callable[[], None]) -> None:
+    """Sleep before a retry; a run that drains meanwhile does not wait for the end of it."""
+    clock = asyncio.get_running_loop().time
+    end = clock() + seconds
+    while (left := end - clock()) > 0:
+        await asyncio.sleep(min(left, 0.2))
+        ready()
 
 
 def _pause(policy: RetryPolicy, number: int) -> float:
@@ -360,7 +444,13 @@ def _places(agent: Agent) -> contextlib.AbstractAsyncContextManager[Any]:
     limit = agent.max_concurrency or (_THREADS if agent.blocking else None)
     if limit is None:
         return _UNLIMITED
-    places = _limits.setdefault(asyncio.get_running_loop(), weakref.WeakKeyDictionary())
+    loop = asyncio.get_running_loop()
+    if loop not in _limits:
+        for ended in [
+            other for other in _limits if other.is_closed()
+        ]:  # a semaphore that was waited for holds its loop
+            del _limits[ended]
+    places = _limits.setdefault(loop, weakref.WeakKeyDictionary())
     if agent not in places:
         places[agent] = asyncio.Semaphore(limit)
     return places[agent]

@@ -18,7 +18,10 @@ from orchestra.routing import Router
 from orchestra.tasks import Plan, Task
 
 CALL = "orchestra_call"
-"""Where a call's `Call` stands in the configurable part of LangGraph's config."""
+"""Where the `Call` of the graph a node belongs to stands in the configurable part of LangGraph's config."""
+
+TEAM = "orchestra_team"
+"""Where a node puts the `Call` of the team that it is about to call. Whatever else it calls gets one of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

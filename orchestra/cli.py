@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
+import shlex
 import shutil
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
 
-from orchestra.errors import OrchestraError
+from orchestra.errors import OrchestraError, ThreadNotFound
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -129,17 +132,34 @@ def _default_database() -> str:
 def _console(arguments: argparse.Namespace) -> Console:
     from rich.console import Console
 
-    return Console(stderr=arguments.json)
+    from orchestra.show.terminal import PIPE_WIDTH
+
+    # Lines in a pipe are for grep: they are not wrapped at the width of a terminal that is not there.
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH
+    return Console(stderr=arguments.json, width=width)
 
 
-def _print_json(value: Any) -> None:
+def _print_json(value: Any, file: TextIO | None = None) -> None:
     import pydantic_core
 
-    print(json.dumps(pydantic_core.to_jsonable_python(value), indent=2, ensure_ascii=False))
+    print(json.dumps(pydantic_core.to_jsonable_python(value), indent=2, ensure_ascii=False), file=file)
+
+
+def _must_exist(database: str) -> None:
+    """Refuse to look into a database file that is not there: opening it would make an empty one."""
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    with contextlib.suppress(ArgumentError):  # the saver says it better
+        url = make_url(database)
+        file = url.database or ""
+        if url.get_backend_name() == "sqlite" and file not in {"", ":memory:"} and not Path(file).exists():
+            raise ThreadNotFound(f"There is no database {file}; name one with --db or ORCHESTRA_DB.")
 
 
 def _run(arguments: argparse.Namespace) -> int:
     from orchestra.references import load
+    from orchestra.show.terminal import clean
 
     workflow = load(arguments.graph)
     request = arguments.request or workflow.example
@@ -152,13 +172,15 @@ def _run(arguments: argparse.Namespace) -> int:
 
     console = _console(arguments)
     if not arguments.json:
-        console.print(f"[bold]{workflow.name}[/]  {request}", highlight=False)
+        console.print(f"{workflow.name}: {clean(request)}", highlight=False, markup=False, soft_wrap=True)
     return asyncio.run(_follow(arguments, start, console))
 
 
 def _resume(arguments: argparse.Namespace) -> int:
     from orchestra.references import load
     from orchestra.runs import RunState
+
+    _must_exist(arguments.db)
 
     async def resume(orchestra: Orchestra) -> Run | None:
         info = await orchestra.info(arguments.thread)
@@ -174,7 +196,10 @@ async def _follow(arguments: argparse.Namespace, begin: Callable[[Orchestra], An
     from orchestra.runs import Orchestra
     from orchestra.show.terminal import display
 
-    async with Orchestra(arguments.db) as orchestra:
+    async with contextlib.AsyncExitStack() as stack:
+        if arguments.json:  # standard output is for the machine, whatever agents print
+            stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+        orchestra = await stack.enter_async_context(Orchestra(arguments.db))
         run: Run | None = await begin(orchestra)
         if run is None:
             return _report_finished(arguments, console, await orchestra.info(arguments.thread))
@@ -218,17 +243,17 @@ def _report(
     arguments: argparse.Namespace, console: Console, thread: str, outcome: Outcome | None, info: RunInfo
 ) -> int:
     from orchestra.runs import RunState
-    from orchestra.show.terminal import answer
+    from orchestra.show.terminal import answer, clean
 
     if arguments.json:
-        _print_json(_as_json(info))
+        _print_json(_as_json(info), file=sys.__stdout__)
     elif info.answer is not None and outcome is not None:
         console.print()
         answer(console, info.answer)
         console.print()
     where = "" if arguments.db == _default_database() else f" --db {arguments.db}"
-    again = f"{_program()} resume {thread}{where}"
-    closer = f"{_program()} runs show {thread}{where}"
+    again = f"{_program()} resume {shlex.quote(thread)}{where}"
+    closer = f"{_program()} runs show {shlex.quote(thread)}{where}"
     if info.state is RunState.DONE:
         _tell(arguments, console, f"Done. Look closer: {closer}")
         return DONE
@@ -236,7 +261,13 @@ def _report(
         _tell(arguments, console, f"Failed: the answer is incomplete. What happened: {closer}")
         return FAILED
     if info.state is RunState.WAITING:
-        _tell(arguments, console, f"Waiting for an answer to: {'; '.join(str(q.value) for q in info.questions)}")
+        for question in info.questions:
+            _tell(arguments, console, f"Waiting for an answer to question {question.id}: {clean(str(question.value))}")
+        _tell(
+            arguments,
+            console,
+            f"Answer in Python: await orchestra.resume({thread!r}, answers={{question id: answer}}). Nothing is lost.",
+        )
         return WAITING
     _tell(arguments, console, f"Stopped; finished tasks are kept. Go on with: {again}")
     return INTERRUPTED
@@ -246,7 +277,9 @@ def _report_finished(arguments: argparse.Namespace, console: Console, info: RunI
     from orchestra.runs import RunState
 
     _tell(arguments, console, f"Thread {info.thread_id} is finished; nothing is left to resume.")
-    return _report(arguments, console, info.thread_id, None, info) if info.state is RunState.FAILED else DONE
+    if info.state is RunState.FAILED or arguments.json:
+        return _report(arguments, console, info.thread_id, None, info)
+    return DONE
 
 
 def _tell(arguments: argparse.Namespace, console: Console, text: str) -> None:
@@ -273,6 +306,8 @@ def _as_json(info: RunInfo) -> dict[str, Any]:
 def _runs_list(arguments: argparse.Namespace) -> int:
     from orchestra.runs import Orchestra
 
+    _must_exist(arguments.db)
+
     async def read() -> list[RunInfo]:
         async with Orchestra(arguments.db) as orchestra:
             return await orchestra.runs(limit=arguments.limit)
@@ -290,7 +325,9 @@ def _runs_list(arguments: argparse.Namespace) -> int:
 
 def _runs_show(arguments: argparse.Namespace) -> int:
     from orchestra.runs import Orchestra
-    from orchestra.show.terminal import answer, results_table, runs_table
+    from orchestra.show.terminal import answer, clean, results_table, runs_table
+
+    _must_exist(arguments.db)
 
     async def read() -> RunInfo:
         async with Orchestra(arguments.db) as orchestra:
@@ -305,7 +342,7 @@ def _runs_show(arguments: argparse.Namespace) -> int:
     console.print()
     console.print(results_table(info))
     for question in info.questions:
-        console.print(f"\nOpen question {question.id}: {question.value}", markup=False)
+        console.print(f"\nOpen question {question.id}: {clean(str(question.value))}", markup=False)
     if info.answer is not None:
         console.print()
         answer(console, info.answer)
@@ -330,7 +367,7 @@ def _graph_list(arguments: argparse.Namespace) -> int:
     if not found:
         console.print("There is no graphs/ folder with workflows here.")
     for entry in found:
-        console.print(f"[bold]{entry['name']}[/]", highlight=False)
+        console.print(entry["name"], style="bold", highlight=False, markup=False)
         for key in ("agents", "example", "error"):
             if entry.get(key):
                 console.print(f"  {key}: {entry[key]}", highlight=False, markup=False)

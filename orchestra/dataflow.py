@@ -157,10 +157,8 @@ class Call:
         """Announce the superstep that the supervisor is about to start, so that nothing needs to be read back."""
         self._fresh = turn
 
-    async def board(
-        self, checkpoint: str, task: str, load: Callable[[], Coroutine[Any, Any, Stored]]
-    ) -> tuple[Board, Stored | None]:
-        """Return the board of the superstep that belongs to `checkpoint`, and what was stored of it before.
+    async def board(self, checkpoint: str, task: str, load: Callable[[], Coroutine[Any, Any, Stored]]) -> Board:
+        """Return the board of the superstep that belongs to `checkpoint`.
 
         Args:
             checkpoint: The id of the checkpoint the superstep started from.
@@ -175,11 +173,11 @@ class Call:
                 self._fresh = None
             else:
                 self._running.append(task)
-                return await self._refill(self._board, load), self._stored
+                return await self._refill(self._board, load)
         self._running.append(task)
         if not self._board.done():
             await asyncio.shield(self._board)
-        return self._board.result(), self._stored
+        return self._board.result()
 
     async def _refill(self, board: asyncio.Future[Board], load: Callable[[], Coroutine[Any, Any, Stored]]) -> Board:
         # All nodes of a superstep are started in one pass of the loop: after it, every running task has reported.
@@ -188,7 +186,8 @@ class Call:
             self._stored = stored = await load()
             made = Board(stored.turn, stored.results, self._running)
         except BaseException as error:
-            board.cancel() if isinstance(error, asyncio.CancelledError) else board.set_exception(error)
+            board.set_exception(error if isinstance(error, Exception) else Deferred())
+            board.exception()  # looked at: nobody else may be waiting
             raise
         board.set_result(made)
         return made
@@ -200,9 +199,14 @@ class Call:
             return ()
         return asked
 
+    def notes(self, task: str, *events: str) -> list[Mapping[str, Any]]:
+        """Journal entries of a task from earlier entries into this superstep, oldest first."""
+        stored = self._stored.notes if self._stored else ()
+        return [note for note in stored if note["task"] == task and note["event"] in events]
+
     def crashed(self, task: str, agent: str) -> list[Mapping[str, Any]]:
         """Journal entries of attempts that began in an earlier process and never ended."""
-        notes = [n for n in (self._stored.notes if self._stored else ()) if n["task"] == task and n["agent"] == agent]
+        notes = [note for note in self.notes(task, "started", "ended") if note["agent"] == agent]
         ended = {note["id"] for note in notes if note["event"] == "ended"}
         return [note for note in notes if note["event"] == "started" and note["id"] not in ended]
 

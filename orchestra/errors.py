@@ -14,6 +14,7 @@
     └── AgentError             an agent did not deliver; ends up in a ``Result``, not in the caller's face
         ├── AttemptTimeout     the work took longer than the agent's timeout
         ├── MalformedOutput    the output is not of the declared type
+        │   └── UnstorableOutput   it is, but it can't be stored and read back
         ├── NoCapableAgent     nobody on the roster can do the task
         └── TaskUnsuccessful   raised by ``Result.unwrap()`` and by a team whose wanted task did not succeed
 """
@@ -67,6 +68,10 @@ class AttemptTimeout(AgentError):
 
 class MalformedOutput(AgentError):
     """An agent returned something that is not of its declared output type."""
+
+
+class UnstorableOutput(MalformedOutput):
+    """An agent returned something that can't be stored as JSON and read back; trying again would not help."""
 
 
 class NoCapableAgent(AgentError):

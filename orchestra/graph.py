@@ -7,6 +7,7 @@ import contextlib
 import contextvars
 import functools
 import queue
+import re
 import threading
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -15,26 +16,38 @@ from typing import Any, Protocol, cast
 
 from langchain_core.messages import HumanMessage, convert_to_messages
 from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables.config import merge_configs
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.serde.types import INTERRUPT
 from langgraph.graph.state import CompiledStateGraph
-from langgraph.runtime import RunControl
+from langgraph.runtime import RunControl, Runtime
 from langgraph.types import Command
 
-from orchestra.blueprint import CALL
+from orchestra.blueprint import CALL, TEAM
 from orchestra.dataflow import Call
 from orchestra.errors import RequestError, ThreadWaiting, WorkflowError
 from orchestra.leases import hold
 from orchestra.planning import Planner
 from orchestra.tasks import Plan
 
+_IS_ID = re.compile("[0-9a-f]{32}").fullmatch  # how LangGraph tells a map of answers from one that is a dict
+
 
 class Declaration(Protocol):
     """What a compiled workflow asks of the `Workflow` it was made from."""
 
-    name: str
     planner: Planner | None
     check: Callable[[str], None] | None
+
+    @property
+    def reference(self) -> str:
+        """Where it lives; empty if that is not known."""
+        ...
+
+    @property
+    def side_effects(self) -> bool:
+        """Whether an agent of it changes the world outside."""
+        ...
 
     def make_plan(self) -> Plan:
         """Make the plan that does not depend on the request."""
@@ -71,7 +84,7 @@ class CompiledWorkflow(CompiledStateGraph[Any, Any, Any, Any]):
             ThreadBusy: Another run is on this thread.
             ThreadWaiting: A question is open on this thread.
         """
-        config = cast("RunnableConfig", dict(config or {}))
+        config = merge_configs(self.config, config)
         configurable: dict[str, Any] = dict(config.get("configurable") or {})
         if config.get("max_concurrency") is not None:
             raise WorkflowError(
@@ -79,30 +92,40 @@ class CompiledWorkflow(CompiledStateGraph[Any, Any, Any, Any]):
                 "behind nodes). Limit the agents instead: Agent(max_concurrency=...)."
             )
         input = self._accept(input)  # noqa: A001
+        nested = bool(configurable.get("checkpoint_ns"))
         async with contextlib.AsyncExitStack() as stack:
-            call = configurable.get(CALL)  # of a team: made by the node that calls it, which also hands on the control
-            if not isinstance(call, Call):
+            if not nested:
                 control = control or RunControl()
-                saver = cast("Any", self.checkpointer) if isinstance(self.checkpointer, BaseCheckpointSaver) else None
-                thread = configurable.get("thread_id")
-                if saver is not None and thread is not None:
-                    # Four small commits a run buy the promise that a request is stored before any agent starts.
-                    options["durability"] = options.get("durability") or "sync"
-                    await stack.enter_async_context(hold(saver, str(thread)))
-                    await _check_thread(saver, str(thread), input, configurable)
-                call = Call(
-                    key=str(thread or uuid.uuid4()),
-                    # Inside a graph that is not ours LangGraph does not say which question was answered: ask all again.
-                    answered=None if configurable.get("checkpoint_ns") else _answered(input),
-                    draining=functools.partial(getattr, control, "drain_requested"),
-                )
+                await self._take_thread(stack, input, configurable, options)
+            call = configurable.pop(TEAM, None) or _new_call(self.name, input, configurable, control)
             call.persistent = call.persistent and cast("Any", self.checkpointer) is not False
             configurable[CALL] = call
+            config["metadata"] = {"workflow": self.name, "workflow_ref": self.workflow.reference} | dict(
+                config.get("metadata") or {}
+            )
             config["configurable"] = configurable
             chunks = super().astream(input, config, control=control, **options)
             async with aclosing(cast("Any", chunks)):
                 async for chunk in chunks:
                     yield chunk
+
+    async def _take_thread(
+        self, stack: contextlib.AsyncExitStack, given: Any, configurable: dict[str, Any], options: dict[str, Any]
+    ) -> None:
+        """Keep the thread to this call until it ends, and see that the call fits how the thread stands."""
+        saver = cast("Any", self.checkpointer) if isinstance(self.checkpointer, BaseCheckpointSaver) else None
+        thread = configurable.get("thread_id")
+        if saver is None or thread is None:
+            return
+        if options.get("durability") == "exit" and self.workflow.side_effects:
+            raise WorkflowError(
+                'durability="exit" stores nothing before the end, but an agent with side effects may only start when '
+                'its inputs are stored. Use "sync" or "async".'
+            )
+        # Four small commits a run buy the promise that a request is stored before any agent starts.
+        options["durability"] = options.get("durability") or "sync"
+        await stack.enter_async_context(hold(saver, str(thread)))
+        await _check_thread(saver, str(thread), given, configurable)
 
     def stream(  # pyright: ignore[reportIncompatibleMethodOverride] -- options are handed on as they are
         self,
@@ -193,7 +216,26 @@ def _answered(given: Any) -> frozenset[str] | None:
     resume = cast("Any", given).resume if isinstance(given, Command) else None
     if resume is None:
         return frozenset()
-    return frozenset(cast("dict[str, Any]", resume)) if isinstance(resume, dict) else None
+    by_id = isinstance(resume, dict) and all(_IS_ID(str(key)) for key in cast("dict[Any, Any]", resume))
+    return frozenset(cast("dict[str, Any]", resume)) if by_id else None
+
+
+def _new_call(name: str, given: Any, configurable: dict[str, Any], control: RunControl | None) -> Call:
+    """The scope of a call that is not a team's: of the whole run, or of a graph that something inside it called."""
+    thread, namespace = str(configurable.get("thread_id") or uuid.uuid4()), configurable.get("checkpoint_ns")
+    around = configurable.get(CALL)
+    if isinstance(around, Call):  # an agent called a compiled workflow: what it is told of drain and answers holds here
+        return around.child(name, f"{thread}/{namespace}")
+    if control is None:  # a node of a graph that is not ours: drain with it
+        runtimes: list[Any] = [value for value in configurable.values() if isinstance(value, Runtime)]
+        control = (runtimes[0].control if runtimes else None) or RunControl()
+    return Call(
+        # LangGraph's namespaces are made of execution ids, which stay the same when a run is resumed.
+        key=f"{thread}/{namespace}" if namespace else thread,
+        # There LangGraph does not say which question was answered either: whoever asked is run again.
+        answered=None if namespace else _answered(given),
+        draining=functools.partial(getattr, control, "drain_requested"),
+    )
 
 
 async def _check_thread(saver: BaseCheckpointSaver[Any], thread: str, given: Any, configurable: dict[str, Any]) -> None:

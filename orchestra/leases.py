@@ -10,7 +10,7 @@ from typing import Any
 
 from langgraph.checkpoint.base import BaseCheckpointSaver
 
-from checkpoints import LeaseHeld, LeaseLost, SQLAlchemySaver, process_owner
+from checkpoints import CheckpointsError, LeaseHeld, LeaseLost, SQLAlchemySaver, process_owner
 from orchestra.errors import ThreadBusy
 
 _TTL = 15.0
@@ -43,29 +43,42 @@ async def hold(saver: BaseCheckpointSaver[Any], thread: str) -> AsyncGenerator[N
 @contextlib.asynccontextmanager
 async def _leased(saver: SQLAlchemySaver, thread: str) -> AsyncGenerator[None]:
     owner = process_owner()
-    try:
-        await saver.aacquire_lease(thread, owner=owner, ttl=_TTL)
-    except LeaseHeld as error:
-        raise ThreadBusy(
-            f"Another run is on thread {thread!r} ({error.owner}); wait for it, or use another thread."
-        ) from error
     runner = asyncio.current_task()
+    lost: list[Exception] = []
 
     async def renew() -> None:
-        while True:
+        """Keep the lease. Without it another process may take over, and two writers are worse than none."""
+        clock = asyncio.get_running_loop().time
+        until = clock() + _TTL
+        while not lost:
             await asyncio.sleep(_TTL / 3)
             try:
                 await saver.arenew_lease(thread, owner=owner, ttl=_TTL)
-            except LeaseLost:  # this process was frozen so long that another took over: two writers are worse than none
-                if runner is not None:
-                    runner.cancel(f"the lease on thread {thread!r} was lost")
-                return
+                until = clock() + _TTL
+            except LeaseLost as error:
+                lost.append(error)
+            except CheckpointsError as error:  # a busy database may recover in time
+                if clock() > until - _TTL / 3:
+                    lost.append(error)
+        if runner is not None:
+            runner.cancel(f"the lease on thread {thread!r} was lost")
 
-    renewing = asyncio.create_task(renew(), name=f"lease {thread}")
+    renewing: asyncio.Task[None] | None = None
     try:
+        try:
+            await saver.aacquire_lease(thread, owner=owner, ttl=_TTL)
+        except LeaseHeld as error:
+            raise ThreadBusy(
+                f"Another run is on thread {thread!r} ({error.owner}); wait for it, or use another thread."
+            ) from error
+        renewing = asyncio.create_task(renew(), name=f"lease {thread}")
         yield
+    except asyncio.CancelledError as error:
+        if lost:
+            raise ThreadBusy(f"This run lost thread {thread!r}: its lease could not be renewed in time.") from error
+        raise
     finally:
-        renewing.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await renewing
-        await saver.arelease_lease(thread, owner=owner)
+        if renewing is not None:
+            renewing.cancel()
+        # Also when the acquisition was cancelled: it may have gone through. Releasing what one has not got is nothing.
+        await asyncio.shield(saver.arelease_lease(thread, owner=owner))

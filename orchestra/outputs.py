@@ -5,13 +5,15 @@ What a dependant receives in the process that produced an output is what it woul
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
+import ormsgpack
 import pydantic_core
 from pydantic import ValidationError
 
 from orchestra.agents import Agent, type_name
-from orchestra.errors import MalformedOutput
+from orchestra.errors import MalformedOutput, UnstorableOutput
 
 
 def text_of(output: Any) -> str:
@@ -20,19 +22,21 @@ def text_of(output: Any) -> str:
 
 
 def encode(agent: Agent, output: Any) -> Any:
-    """Turn a validated output into what JSON can hold.
+    """Turn a validated output into what JSON, and a saver, can hold.
 
     Raises:
-        MalformedOutput: It holds something that can't be stored.
+        UnstorableOutput: It holds something that can't be stored.
     """
     try:
         if agent.output is Any:  # the adapter of Any would turn infinities into null
-            return pydantic_core.to_jsonable_python(output, inf_nan_mode="constants")
-        return agent.adapter.dump_python(output, mode="json")
-    except (pydantic_core.PydanticSerializationError, ValueError) as error:
-        raise MalformedOutput(
-            f"{type(output).__name__} can't be stored as JSON ({error}); declare an output type for {agent.name!r}"
-        ) from error
+            encoded = pydantic_core.to_jsonable_python(output, inf_nan_mode="constants")
+        else:
+            encoded = agent.adapter.dump_python(output, mode="json", by_alias=True, round_trip=True)
+        ormsgpack.packb(encoded)  # what LangGraph stores with: integers of 64 bits at most, valid Unicode
+    except (pydantic_core.PydanticSerializationError, ormsgpack.MsgpackEncodeError, ValueError) as error:
+        remedy = "" if agent.output is not Any else f"; declare an output type for {agent.name!r}"
+        raise UnstorableOutput(f"a {type(output).__name__} can't be stored as JSON ({error}){remedy}") from error
+    return encoded
 
 
 def decode(agent: Agent, encoded: Any) -> Any:
@@ -47,7 +51,7 @@ def decode(agent: Agent, encoded: Any) -> Any:
         return agent.adapter.validate_json(pydantic_core.to_json(encoded))
     except ValidationError as error:
         raise MalformedOutput(
-            f"a stored output of {agent.name!r} is no longer a {type_name(agent.output)}: {_errors(error)}"
+            f"what is stored of {agent.name!r} is not a {type_name(agent.output)}: {_errors(error)}"
         ) from error
 
 
@@ -55,13 +59,24 @@ def deliver(agent: Agent, value: Any) -> Any:
     """Validate what an agent returned, and hand out what will be read back from storage, so that both are the same.
 
     Raises:
-        MalformedOutput: It is not of the declared type, or can't be stored.
+        MalformedOutput: It is not of the declared type.
+        UnstorableOutput: It is, but does not survive storage.
     """
     try:
         validated = agent.adapter.validate_python(value)
     except ValidationError as error:
         raise MalformedOutput(f"not a {type_name(agent.output)}: {_errors(error)}") from error
-    return decode(agent, encode(agent, validated))
+    try:
+        return decode(agent, encode(agent, validated))
+    except UnstorableOutput:
+        raise
+    except MalformedOutput as error:
+        raise UnstorableOutput(f"a {type_name(agent.output)} does not survive being stored: {error}") from error
+
+
+def own_copy(output: Any) -> Any:
+    """An output for one dependant alone: what one of them changes, the others must not see."""
+    return output if isinstance(output, str | int | float | bool | bytes | None) else copy.deepcopy(output)
 
 
 def _errors(error: ValidationError) -> str:

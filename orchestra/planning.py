@@ -50,6 +50,11 @@ def plan_from_edges(
         bindings = bind(agent, {name: outputs[name] for name in needs} | dict(given))
         spared = {name for name, optional in needs.items() if optional}
         bound = {source: binding.optional for binding in bindings for source in binding.sources}
+        if strict := sorted(name for name in spared if not bound.get(name, True)):
+            raise WorkflowError(
+                f"The edge {strict[0]!r} -> {agent.name!r} is optional, but the parameter it fills is not: "
+                "let it accept None, or give it a default."
+            )
         spared |= {name for name in needs if bound.get(name, False)}
         tasks.append(_task(agent, tuple(needs), spared))
     return Plan(tasks=tuple(tasks), made_by="edges")

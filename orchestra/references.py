@@ -39,25 +39,15 @@ def load(reference: str) -> Workflow:
     return _pick(module, variable, reference)
 
 
-def reference_of(workflow: Workflow) -> str:
-    """Tell where a workflow lives, so that a run can be resumed by its thread alone; empty if it has no file."""
-    module = sys.modules.get(workflow.defined_in)
-    file = getattr(module, "__file__", None)
-    if module is None or file is None:
-        return ""
-    names = [name for name, value in vars(module).items() if value is workflow]
-    return f"{Path(file).resolve()}:{names[0]}" if names else ""
-
-
 def _from_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise WorkflowNotFound(f"There is no file {path}.")
     path = path.resolve()
-    root = next((p for p in (Path.cwd(), *Path.cwd().parents) if path.is_relative_to(p)), path.parent)
-    parts = path.relative_to(root).with_suffix("").parts
+    here = Path.cwd()
+    parts = path.relative_to(here).with_suffix("").parts if path.is_relative_to(here) else ()
     # A file below the current directory is imported under its dotted name, so that its neighbours can be imported too.
-    if root == Path.cwd() and all(part.isidentifier() for part in parts) and parts[0] not in sys.stdlib_module_names:
-        _put_first(root)
+    if parts and all(part.isidentifier() for part in parts) and parts[0] not in sys.stdlib_module_names:
+        _put_first(here)
         return _import(".".join(parts), str(path))
     _put_first(path.parent)
     _put_first(path.parent.parent)
@@ -70,7 +60,7 @@ def _from_file(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except OrchestraError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise WorkflowNotFound(f"{path} can't be imported: {type(error).__name__}: {error}") from error
     return module
 
@@ -92,7 +82,7 @@ def _import(name: str, reference: str) -> ModuleType:
         return importlib.import_module(name)
     except OrchestraError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise WorkflowNotFound(f"{reference} can't be imported: {type(error).__name__}: {error}") from error
 
 

@@ -85,8 +85,11 @@ class Router:
         threshold = self._index.threshold
         able = [name for name, score in ranked if score >= threshold]
         if not able:
-            best = f"{ranked[0][0]} at {ranked[0][1]:.2f}" if ranked else "nobody"
-            return Choice((), f"nobody is capable: the nearest is {best}, below the threshold of {threshold:.2f}")
+            wanted = f"{text[:80]}…" if len(text) > 80 else text
+            if not ranked:
+                return Choice((), f"nobody is capable of {wanted!r}: no agent says anything like it")
+            best = f"{ranked[0][0]} at {ranked[0][1]:.2f}, below the threshold of {threshold:.2f}"
+            return Choice((), f"nobody is capable of {wanted!r}: the nearest is {best}")
         return Choice(self._with_spares(able[0], *able[1:]), f"similarity {ranked[0][1]:.2f}")
 
     def _with_spares(self, first: str, *others: str) -> tuple[str, ...]:

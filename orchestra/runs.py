@@ -23,9 +23,10 @@ from langgraph.runtime import RunControl
 from langgraph.types import Command, Interrupt
 
 from checkpoints import SQLAlchemySaver
-from orchestra.errors import ThreadNotFound, WorkflowNotFound
+from orchestra.errors import ThreadNotFound, WorkflowError, WorkflowNotFound
 from orchestra.events import Event
-from orchestra.references import load, reference_of
+from orchestra.references import load
+from orchestra.state import is_planned
 from orchestra.tasks import Plan, Result, Status
 from orchestra.workflow import Workflow
 
@@ -94,7 +95,7 @@ class RunInfo:
 class Run:
     """One execution on a thread. Await it for its `Outcome`; iterate `events()` to watch."""
 
-    def __init__(self, graph: Any, given: Any, config: RunnableConfig) -> None:
+    def __init__(self, graph: Any, given: Any, config: RunnableConfig, on_end: Callable[[Run], Any]) -> None:
         self.thread_id: str = config.get("configurable", {})["thread_id"]
         self._control = RunControl()
         self._events: list[Event] = []
@@ -102,6 +103,7 @@ class Run:
         self._task = asyncio.create_task(self._drive(graph, given, config), name=f"run {self.thread_id}")
         # Whoever watches wakes up at the end too, whichever way it came.
         self._task.add_done_callback(lambda _: self._news.set())
+        self._task.add_done_callback(lambda _: on_end(self))
 
     def __await__(self) -> Generator[Any, None, Outcome]:
         """Wait for the run to end and return how. Cancelling the waiter does not cancel the run."""
@@ -118,10 +120,6 @@ class Run:
                 return
             self._news.clear()
             await self._news.wait()
-
-    def on_end(self, call: Callable[[Run], Any]) -> None:
-        """Call `call` with this run when it has ended, whichever way."""
-        self._task.add_done_callback(lambda _: call(self))
 
     def drain(self) -> None:
         """Let agents in flight finish and start nothing more; the rest is left for `resume`."""
@@ -160,7 +158,7 @@ class Run:
                     elif mode == "values":
                         values = chunk
                     elif "__interrupt__" in chunk:
-                        questions = chunk["__interrupt__"]
+                        questions += tuple(chunk["__interrupt__"])
         except GraphDrained:
             drained = True
             values = (await graph.aget_state(config)).values
@@ -190,6 +188,12 @@ def _state_of(plan: Plan | None, results: Mapping[str, Any], *, answered: bool, 
     return RunState.DONE if all(ok(task.id) for task in plan.sinks) else RunState.FAILED
 
 
+def _as_resume(info: RunInfo, answers: Mapping[str, Any]) -> Any:
+    """The answers as LangGraph wants them. It stores one that names no question, which then survives a crash."""
+    only = [answers[question.id] for question in info.questions if question.id in answers]
+    return only[0] if len(info.questions) == len(answers) == len(only) == 1 else dict(answers)
+
+
 class Orchestra:
     """Saver and runs in one handle.
 
@@ -204,6 +208,7 @@ class Orchestra:
     """
 
     def __init__(self, database: str | SQLAlchemySaver = "sqlite:///runs.db") -> None:
+        self._owns = not isinstance(database, SQLAlchemySaver)
         self.saver = database if isinstance(database, SQLAlchemySaver) else SQLAlchemySaver(database)
         self._running: set[Run] = set()
 
@@ -214,10 +219,11 @@ class Orchestra:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Cancel what still runs and close the saver; cancelled runs can be resumed."""
+        """Cancel what still runs, which can be resumed, and close the saver unless it was given."""
         for run in list(self._running):
             await run.cancel()
-        await self.saver.aclose()
+        if self._owns:
+            await self.saver.aclose()
 
     async def start(
         self, workflow: Workflow, request: str, *, thread_id: str | None = None, reference: str | None = None
@@ -268,19 +274,29 @@ class Orchestra:
                     f"The workflow of thread {thread_id!r} has moved: {error} Say where it is now: pass workflow=, or "
                     "--graph on the command line."
                 ) from error
-        given: Any = Command(resume=dict(answers)) if answers else None
-        return await self._run(workflow, given, thread_id, info.reference)
+        elif workflow.name != info.workflow:
+            raise WorkflowError(
+                f"Thread {thread_id!r} is a run of the workflow {info.workflow!r}, not of {workflow.name!r}."
+            )
+        given: Any = Command(resume=_as_resume(info, answers)) if answers else None
+        return await self._run(workflow, given, thread_id, None)
 
     async def _run(self, workflow: Workflow, given: Any, thread_id: str, reference: str | None) -> Run:
+        if not isinstance(workflow, Workflow):  # pyright: ignore[reportUnnecessaryIsInstance] -- users' code is not checked
+            raise WorkflowError(
+                f"{workflow!r} is not a Workflow; pass the workflow itself, not a graph or a reference."
+            )
         graph = workflow.compile(checkpointer=self.saver)
-        config: RunnableConfig = {
-            "configurable": {"thread_id": thread_id},
-            "metadata": {"workflow": workflow.name, "workflow_ref": reference or reference_of(workflow)},
-        }
-        run = Run(graph, given, config)
+        config: RunnableConfig = {"configurable": {"thread_id": thread_id}}
+        if reference:
+            config["metadata"] = {"workflow_ref": reference}
+        run = Run(graph, given, config, on_end=self._running.discard)
         self._running.add(run)
-        run.on_end(self._running.discard)
-        await run.accepted()
+        try:
+            await run.accepted()
+        except asyncio.CancelledError:  # whoever started it is gone, and nobody else knows of it
+            await run.cancel()
+            raise
         return run
 
     async def runs(self, *, limit: int | None = None) -> list[RunInfo]:
@@ -304,15 +320,17 @@ def _info(head: CheckpointTuple, busy: set[str]) -> RunInfo:
     values = head.checkpoint["channel_values"]
     metadata = cast("dict[str, Any]", head.metadata)
     thread_id = head.config.get("configurable", {})["thread_id"]
-    current = "planned" in values and values["planned"]["asked"] == values.get("asked")
+    current = is_planned(values)
     plan = Plan.model_validate(values["plan"]) if current else None
     results: dict[str, Any] = dict(values.get("results") or {}) if current else {}
-    questions: list[Interrupt[Any]] = []
-    for _, channel, value in head.pending_writes or ():
+    asked: dict[str, Sequence[Interrupt[Any]]] = {}
+    for execution, channel, value in head.pending_writes or ():
         if channel == "results" and current and isinstance(value, dict):
             results.update(cast("dict[str, Any]", value))
+            asked.pop(execution, None)  # answered, and done since
         elif channel == INTERRUPT:
-            questions.extend(value)
+            asked[execution] = value
+    questions = [question for group in asked.values() for question in group]
     answer = values.get("answer") if current else None
     state = _state_of(plan, results, answered=answer is not None, asking=bool(questions))
     return RunInfo(

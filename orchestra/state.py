@@ -19,6 +19,7 @@ from langgraph.types import Overwrite
 from typing_extensions import TypedDict
 
 from orchestra.agents import Agent
+from orchestra.errors import MalformedOutput
 from orchestra.outputs import decode, encode
 from orchestra.tasks import Plan, Result
 
@@ -90,12 +91,17 @@ class ResultsChannel(BaseChannel[dict[str, Result], Any, dict[str, Any]]):
         return self._raw
 
     def get(self) -> dict[str, Result]:
-        """The results, decoded once each."""
+        """The results, decoded once each. One whose type has changed since keeps its plain JSON: it is still there."""
         if len(self._decoded) < len(self._raw):
-            roster = self._roster()
-            new = {t: decode_result(raw, roster) for t, raw in self._raw.items() if t not in self._decoded}
+            new = {t: self._decode(raw) for t, raw in self._raw.items() if t not in self._decoded}
             self._decoded = {**self._decoded, **new}
         return self._decoded
+
+    def _decode(self, raw: Mapping[str, Any]) -> Result:
+        try:
+            return decode_result(raw, self._roster())
+        except MalformedOutput:
+            return Result.model_validate(raw)
 
     def is_available(self) -> bool:
         """There always is a mapping."""
@@ -137,6 +143,11 @@ class PlanChannel(LastValue[Any]):
         if self._decoded is None or self._decoded[0] is not raw:
             self._decoded = (raw, raw if isinstance(raw, Plan) else Plan.model_validate(raw))
         return self._decoded[1]
+
+
+def is_planned(values: Mapping[str, Any]) -> bool:
+    """Whether the plan in a state is for the request in it; else a new turn begins."""
+    return "plan" in values and values["planned"]["asked"] == values.get("asked", "")
 
 
 class PastTurn(TypedDict):

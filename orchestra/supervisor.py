@@ -21,8 +21,8 @@ from orchestra.errors import PlanError, WorkflowError
 from orchestra.events import PlanReady, TaskEnded, TurnEnded
 from orchestra.outputs import text_of
 from orchestra.planning import check_plan
-from orchestra.state import PastTurn, encode_result
-from orchestra.tasks import Plan, Result, Status, now
+from orchestra.state import PastTurn, encode_result, is_planned
+from orchestra.tasks import Plan, Result, Status, failure, now
 
 
 class Supervisor:
@@ -37,7 +37,7 @@ class Supervisor:
         update: dict[str, Any] = {}
         results: dict[str, Result] = state.get("results") or {}
         number = state.get("turn", 0)
-        if "plan" not in state or state["planned"]["asked"] != state["asked"]:
+        if not is_planned(state):
             plan = await self._plan(state)
             update = self._new_turn(state, plan)
             number, results = update["turn"], {}
@@ -84,11 +84,13 @@ class Supervisor:
         if blueprint.plan is not None:
             return blueprint.plan
         assert blueprint.planner is not None  # noqa: S101 -- compile gave one or the other
-        agents = sorted(blueprint.roster.values(), key=lambda agent: agent.name)
-        made = blueprint.planner.plan(state["request"], agents=agents, messages=state.get("messages") or ())
-        plan = check_plan(
-            await made if inspect.isawaitable(made) else made, blueprint.roster, limit=blueprint.max_tasks
-        )
+        reviewers = {agent.name for review in blueprint.reviews.values() for agent in review.reviewers}
+        agents = [blueprint.roster[name] for name in sorted(blueprint.roster.keys() - reviewers)]
+        made: Any = blueprint.planner.plan(state["request"], agents=agents, messages=state.get("messages") or ())
+        plan = await made if inspect.isawaitable(made) else made
+        if not isinstance(plan, Plan):
+            raise PlanError(f"The planner returned a {type(plan).__name__}, not a Plan.")
+        check_plan(plan, blueprint.roster, limit=blueprint.max_tasks)
         for task in plan.tasks:
             for agent in blueprint.candidates(task)[:1]:
                 try:
@@ -101,7 +103,7 @@ class Supervisor:
         """What starts a turn: the plan, no results, and the last turn put into the history."""
         update: dict[str, Any] = {
             "plan": plan.model_dump(mode="json", exclude_defaults=True),
-            "planned": {"asked": state["asked"], "request": state["request"]},
+            "planned": {"asked": state.get("asked", ""), "request": state["request"]},
             "turn": state.get("turn", 0) + 1,
             "answer": None,
         }
@@ -129,6 +131,6 @@ def compose(plan: Plan, results: Mapping[str, Result]) -> str:
     failed = [result for result in results.values() if result.status is Status.FAILED]
     lost = [result for result in results.values() if result.status is Status.SKIPPED]
     if failed or lost:
-        lines = [f"- {r.task} failed: {r.error}" for r in failed] + [f"- {r.task} was skipped: {r.error}" for r in lost]
+        lines = [f"- {failure(r)}" for r in failed] + [f"- {r.task} was skipped: {r.error}" for r in lost]
         parts.append("\n".join(["Missing from this answer:", *lines]))
     return "\n\n".join(parts)

@@ -12,19 +12,23 @@ from typing import Any, NoReturn, cast
 import pydantic_core
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import CheckpointTuple
-from langgraph.checkpoint.serde.types import INTERRUPT
+from langgraph.checkpoint.serde.types import INTERRUPT, RESUME
 from langgraph.errors import GraphDrained, GraphInterrupt
 from langgraph.runtime import ExecutionInfo, Runtime
 from pydantic import TypeAdapter
 
 from orchestra.agents import Agent
 from orchestra.attempts import Job, carry_out
-from orchestra.blueprint import CALL, Blueprint, call_of, saver_of
+from orchestra.blueprint import TEAM, Blueprint, call_of, saver_of
 from orchestra.dataflow import Board, Call, Deferred, Stored, Suspended, Turn, Unsettled
 from orchestra.errors import WorkflowError
 from orchestra.events import Event, PlanReady, TaskDeferred, TaskEnded, TaskWaiting
+from orchestra.outputs import own_copy
 from orchestra.state import decode_result, encode_result
 from orchestra.tasks import Assignment, Attempt, Plan, Result, Status, Task, now
+
+_NOBODY = "00000000-0000-0000-0000-000000000000"
+"""The execution id under which LangGraph stores an answer that names no question."""
 
 JOURNAL = "orchestra_journal"
 """The channel name under which attempts are noted among a checkpoint's writes. No channel of the graph has it."""
@@ -41,7 +45,7 @@ class TaskNode:
         call, info, task_id = call_of(config), runtime.execution_info, ref["task"]
         assert info is not None  # noqa: S101 -- LangGraph sets it for every node
         node = _Node(self._blueprint, call, config, runtime, info)
-        board, _ = await call.board(info.checkpoint_id, task_id, node.read_back)
+        board = await call.board(info.checkpoint_id, task_id, node.read_back)
         task = board.turn.plan.by_id[task_id]
         if asked := call.open_question(info.task_id):
             node.suspend(board, task, asked)
@@ -100,12 +104,14 @@ class _Node:
         self._ready()
         candidates = blueprint.candidates(task)
         here = [need for need in inputs if need not in turn.results]
-        if here and call.persistent and any(agent.side_effects for agent in candidates):
+        review = blueprint.reviews.get(candidates[0].name) if candidates else None
+        involved = (*candidates, *(review.reviewers if review else ()))
+        if here and call.persistent and any(agent.side_effects for agent in involved):
             await self._committed(here)
         assignment = Assignment(
             task=task,
             request=turn.request,
-            inputs={need: result.output for need, result in inputs.items() if result.ok} | self._given(turn),
+            inputs={need: own_copy(result.output) for need, result in inputs.items() if result.ok} | self._given(turn),
             messages=turn.messages,
             idempotency_key=f"{call.key}/{turn.number}/{task.id}",
         )
@@ -119,7 +125,7 @@ class _Node:
             ready=self._ready,
             call_team=self._call_team,
             journal=_Journal(self, task.id),
-            review=blueprint.reviews.get(candidates[0].name) if candidates else None,
+            review=review,
         )
         return await carry_out(job)
 
@@ -140,10 +146,12 @@ class _Node:
         scope = self.call.child(assignment.task.id, assignment.idempotency_key)
         config: RunnableConfig = {
             **self.config,
-            "configurable": {**self.config.get("configurable", {}), CALL: scope},
+            "configurable": {**self.config.get("configurable", {}), TEAM: scope},
         }
-        given = pydantic_core.to_jsonable_python(arguments)
+        given = pydantic_core.to_jsonable_python({n: value for n, value in arguments.items() if value is not None})
         state = await graph.ainvoke({"request": assignment.request, "given": given}, config)
+        if graph.workflow.planner is not None:
+            return state["answer"]
         sinks = [state["results"][task.id] for task in cast("Plan", state["plan"]).sinks]
         return sinks[0].unwrap() if len(sinks) == 1 else state["answer"]
 
@@ -165,14 +173,21 @@ class _Node:
         roster = self.blueprint.roster
         results: dict[str, Result] = {}
         questions: dict[str, Sequence[Any]] = {}
+        resumes: dict[str, Any] = {}
         notes: list[Mapping[str, Any]] = []
         for execution, channel, value in stored.pending_writes or ():
             if channel == "results":
                 results.update({task: decode_result(raw, roster) for task, raw in value.items()})
             elif channel == INTERRUPT:
                 questions[execution] = value
+            elif channel == RESUME:
+                resumes[execution] = value
             elif channel == JOURNAL:
                 notes.append(value)
+        if _NOBODY in resumes:
+            # An answer that was accepted before a crash and met no agent yet: LangGraph hands it out when asked again.
+            fresh = resumes.pop(_NOBODY)
+            questions = {e: asked for e, asked in questions.items() if e in resumes and resumes[e][-1] == fresh}
         earlier = cast("dict[str, Any]", values.get("results") or {})
         turn = Turn(
             number=values["turn"],
@@ -225,6 +240,16 @@ class _Journal:
 
     async def ended(self, attempt: Attempt) -> None:
         await self._note("ended", attempt)
+
+    async def drafted(self, number: int, agent: str, draft: Any) -> None:
+        if self.draft(number) is None:
+            await self.node.note(
+                {"event": "draft", "task": self.task, "agent": agent, "number": number, "draft": draft}
+            )
+
+    def draft(self, number: int) -> tuple[str, Any] | None:
+        notes = self.node.call.notes(self.task, "draft")
+        return next(((note["agent"], note["draft"]) for note in notes if note["number"] == number), None)
 
     async def _note(self, event: str, attempt: Attempt) -> None:
         key = f"{attempt.agent}/{attempt.started.isoformat()}"

@@ -228,5 +228,11 @@ class Result(BaseModel):
             TaskUnsuccessful: The task did not succeed; the message says why.
         """
         if not self.ok:
-            raise TaskUnsuccessful(f"Task {self.task!r} {self.status}: {self.error or 'no reason recorded'}")
+            raise TaskUnsuccessful(failure(self))
         return self.output
+
+
+def failure(result: Result) -> str:
+    """Say of a task without output how it ended and why, in one line."""
+    why = result.error or "no reason recorded"
+    return why if why.startswith(f"{result.task} ") else f"{result.task} {result.status}: {why}"

@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn, cast, get_type_hints
 
 from langgraph.graph import END, START, StateGraph
 
-from orchestra.agents import Agent, Parameter, Team, stands_in, type_name
+from orchestra.agents import Agent, Parameter, Team, bind, produces, stands_in, type_name
 from orchestra.attempts import Reviewing
 from orchestra.blueprint import Blueprint
 from orchestra.errors import WorkflowError
@@ -23,7 +24,7 @@ from orchestra.routing import Embed, Router
 from orchestra.state import make_schema
 from orchestra.supervisor import Supervisor
 from orchestra.tasknode import TaskNode
-from orchestra.tasks import Plan
+from orchestra.tasks import Plan, Review
 
 _RESERVED = frozenset({"supervisor", "gather"})
 
@@ -66,6 +67,12 @@ class Workflow(StateGraph[Any, Any, Any, Any]):
     ) -> None:
         if not re.fullmatch(r"[\w.-]+", name):
             raise WorkflowError(f"{name!r} can't name a workflow: use letters, digits, '_', '-' and '.'.")
+        plans: Any = planner  # users' code is not type-checked
+        if plans is not None and not callable(getattr(plans, "plan", None)):
+            raise WorkflowError(
+                f"Workflow {name!r}: a planner is an object with a method plan(request, *, agents, messages), "
+                f"not a {type(plans).__name__}."
+            )
         self.name = name
         self.planner = planner
         self.check = check
@@ -191,6 +198,19 @@ class Workflow(StateGraph[Any, Any, Any, Any]):
         return self.roster[sinks[0].id].output if len(sinks) == 1 else str
 
     @property
+    def side_effects(self) -> bool:
+        """Whether one of its agents changes the world outside."""
+        return any(agent.side_effects for agent in self.roster.values())
+
+    @property
+    def reference(self) -> str:
+        """Where it lives, as `file.py:variable`, so that a run can be resumed by its thread alone; empty if unknown."""
+        module = sys.modules.get(self.defined_in)
+        file = getattr(module, "__file__", None)
+        names = [name for name, value in vars(module).items() if value is self] if module and file else []
+        return f"{Path(cast('str', file)).resolve()}:{names[0]}" if names else ""
+
+    @property
     def task_agents(self) -> list[Agent]:
         """The agents that are tasks of their own: all but spares and reviewers."""
         aside = {spare for spares in self._backups.values() for spare in spares} | {
@@ -207,6 +227,8 @@ class Workflow(StateGraph[Any, Any, Any, Any]):
         agents = self.task_agents
         if not agents:
             raise WorkflowError(f"Workflow {self.name!r} has no agent to give a task to.")
+        if both := self._inputs.keys() & self.roster.keys():
+            raise WorkflowError(f"{min(both)!r} names an input type and an agent; rename the agent.")
         if self._needs:
             aside = self.roster.keys() - {agent.name for agent in agents}
             for end, starts in self._needs.items():
@@ -262,7 +284,7 @@ class Workflow(StateGraph[Any, Any, Any, Any]):
             for author, (by, rounds) in self._reviews.items()
         }
         reviewers = {by for by, _ in self._reviews.values()}
-        return Blueprint(
+        blueprint = Blueprint(
             name=self.name,
             roster=dict(self.roster),
             router=Router((a for a in self.roster.values() if a.name not in reviewers), self._backups, self._embed),
@@ -273,6 +295,21 @@ class Workflow(StateGraph[Any, Any, Any, Any]):
             teams={name: agent.run.compile() for name, agent in self.roster.items() if isinstance(agent.run, Team)},
             max_tasks=self._max_tasks,
         )
+        self._check_reviewers(blueprint)
+        return blueprint
+
+    def _check_reviewers(self, blueprint: Blueprint) -> None:
+        """See that reviewers return reviews and can be given what they ask for."""
+        for author, review in blueprint.reviews.items():
+            for reviewer in review.reviewers:
+                if not produces(reviewer.output, Review):
+                    raise WorkflowError(
+                        f"Reviewer {reviewer.name!r} must return a Review, not {type_name(reviewer.output)}: "
+                        "annotate it with -> Review."
+                    )
+                if blueprint.plan is not None and (task := blueprint.plan.by_id.get(author)) is not None:
+                    seen = blueprint.types_into(task, blueprint.plan) | {author: self.roster[author].output}
+                    bind(reviewer, seen, where="among the author's inputs and the draft")
 
     def __repr__(self) -> str:
         """Show the name and the agents."""

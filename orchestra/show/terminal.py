@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -27,8 +28,14 @@ from orchestra.events import (
 from orchestra.runs import RunInfo
 from orchestra.show.progress import Progress, Row
 
+PIPE_WIDTH = 240
+"""Characters per line where there is no terminal."""
+
 _SHOWN_FIRST = 30
 """Rows of the live table at most; a plan of thousands is summed up."""
+
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""Control characters but tab and newline: what agents and documents wrote must not steer the terminal."""
 
 # A sign and a word for each state: colour alone tells some people nothing.
 _SIGNS = {
@@ -43,6 +50,11 @@ _SIGNS = {
     "failed": ("✗", "red"),
     "skipped": ("-", "yellow"),
 }
+
+
+def clean(text: str) -> str:
+    """Text without control characters."""
+    return _CONTROL.sub("\ufffd", text)
 
 
 def _state(state: str) -> Text:
@@ -103,6 +115,7 @@ class _Live:
     def __init__(self, console: Console) -> None:
         self._progress = Progress()
         self._said = ""
+        self._height = console.height
         self._live = Live(console=console, get_renderable=self._table, refresh_per_second=4)
 
     def __enter__(self) -> Self:
@@ -110,6 +123,9 @@ class _Live:
         return self
 
     def __exit__(self, *_: object) -> None:
+        for row in self._progress.rows:  # cut off: the last picture must not claim that it still runs
+            if row.state in ("running", "retrying"):
+                row.state = "stopped"
         self._live.stop()
 
     def show(self, event: Event) -> None:
@@ -126,9 +142,10 @@ class _Live:
             table.add_column(title, header_style="dim", no_wrap=title != "note", overflow="ellipsis")
         rows = self._progress.rows
         shown = rows
-        if len(rows) > _SHOWN_FIRST:  # what moves first
+        most = max(3, min(_SHOWN_FIRST, self._height - 6))
+        if len(rows) > most:  # what moves first
             moving = [r for r in rows if r.state not in ("pending", "succeeded")]
-            shown = (moving + [r for r in rows if r.state == "pending"])[:_SHOWN_FIRST] or rows[-_SHOWN_FIRST:]
+            shown = (moving + [r for r in rows if r.state == "pending"])[:most] or rows[-most:]
         at = datetime.now(UTC)
         for row in shown:
             table.add_row(
@@ -150,7 +167,7 @@ class _Live:
 
 
 def _one_line(text: str, width: int = 110) -> str:
-    text = " ".join(text.split())
+    text = " ".join(clean(text).split())
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
@@ -200,6 +217,7 @@ class _Plain:
 
 def answer(console: Console, text: str) -> None:
     """Print an answer: Markdown is laid out in a terminal and left as it is elsewhere."""
+    text = clean(text)
     if console.is_terminal:
         console.print(Markdown(text))
     else:

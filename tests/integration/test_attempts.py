@@ -14,7 +14,10 @@ import pytest
 from langchain_core.language_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableLambda
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.errors import GraphDrained
 from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.runtime import RunControl
 from langgraph.types import RetryPolicy
 from pydantic import BaseModel, ConfigDict
 
@@ -87,6 +90,104 @@ async def test_only_what_is_transient_is_retried(error: Exception, tries: int) -
     assert result.status is Status.FAILED
     assert seen["broken"] == tries == len(result.attempts)
     assert type(error).__name__ in result.error
+
+
+@pytest.mark.parametrize("blocking", [False, True])
+@pytest.mark.parametrize(
+    ("raised", "message"),
+    [
+        (SystemExit("usage: foo"), "it tried to end the process"),
+        (asyncio.CancelledError(), "it awaited something that was cancelled"),
+        (BaseExceptionGroup("all", [SystemExit(1)]), "it tried to end the process"),
+        (ExceptionGroup("all", [ValueError("x")]), "ExceptionGroup"),
+    ],
+)
+async def test_whatever_an_agent_raises_stays_in_its_task(raised: BaseException, message: str, blocking: bool) -> None:
+    @agent
+    async def sibling(task: Assignment) -> float:
+        await asyncio.sleep(0.02)
+        return 1.5
+
+    if blocking:
+
+        @agent
+        def bad(task: Assignment) -> int:
+            raise raised
+
+    else:
+
+        @agent
+        async def bad(task: Assignment) -> int:
+            raise raised
+
+    state = await run(bad, sibling)
+    assert state["results"]["sibling"].output == 1.5
+    assert message in state["results"]["bad"].error
+
+
+async def test_what_can_not_be_stored_fails_its_task_alone_and_is_not_tried_again(any_saver: Any) -> None:
+    tries = Counter[str]()
+
+    @agent
+    async def big(task: Assignment) -> int:
+        tries["big"] += 1
+        return 2**70
+
+    @agent
+    async def fine(task: Assignment) -> str:
+        return "fine"
+
+    graph = Workflow("w", agents=[big, fine]).compile(checkpointer=any_saver)
+    state = await graph.ainvoke({"request": "go"}, {"configurable": {"thread_id": "t"}})
+    assert state["results"]["fine"].ok
+    assert "can't be stored as JSON" in state["results"]["big"].error
+    assert tries["big"] == 1
+
+
+async def test_dependants_do_not_see_what_another_did_to_their_input() -> None:
+    @agent
+    async def source(task: Assignment) -> list[int]:
+        return [1]
+
+    @agent
+    async def mutates(xs: list[int]) -> str:
+        xs.append(99)
+        return "done"
+
+    @agent
+    async def reads(xs: list[int], after: str) -> int:
+        return len(xs)
+
+    assert (await run(source, mutates, reads))["results"]["reads"].output == 1
+
+
+async def test_missing_inputs_become_none_or_the_default() -> None:
+    @agent
+    async def maybe(task: Assignment) -> int | None:
+        return 5
+
+    @agent
+    async def reader(maybe: int | None, other: bytes | None, k: float = 2.5) -> str:
+        return f"{maybe} {other} {k}"
+
+    assert (await run(maybe, reader))["answer"] == "5 None 2.5"
+
+
+async def test_a_run_that_drains_does_not_wait_for_a_retry() -> None:
+    @agent(retry=RetryPolicy(initial_interval=20, jitter=False))
+    async def flaky(task: Assignment) -> int:
+        raise ConnectionError("x")
+
+    control = RunControl()
+    running = asyncio.create_task(
+        Workflow("w", agents=[flaky])
+        .compile(checkpointer=InMemorySaver())
+        .ainvoke({"request": "go"}, {"configurable": {"thread_id": "t"}}, control=control)
+    )
+    await asyncio.sleep(0.1)
+    control.request_drain()
+    with pytest.raises(GraphDrained):
+        await asyncio.wait_for(running, 5)
 
 
 async def test_a_retry_on_of_the_users_own_decides() -> None:
@@ -256,7 +357,7 @@ async def test_a_failure_leaves_siblings_alone_and_dependants_are_skipped_or_do_
     assert (results["strict"].status, results["strict"].error) == (Status.SKIPPED, "it needs broken, which failed")
     assert "it needs strict, which was skipped" in results["behind_strict"].error
     assert results["lenient"].output == "None 1.5"
-    assert "broken failed: broken failed: ValueError: boom" in state["answer"]
+    assert "- broken failed: ValueError: boom" in state["answer"]
     assert "behind_strict was skipped" in state["answer"]
 
 
@@ -361,7 +462,7 @@ async def test_the_rounds_are_bounded_and_a_revision_is_used_when_they_are_gone(
 
     flow, _ = reviewed([no.model_copy(update={"revised": 17})], rounds=0)
     result = (await flow.compile().ainvoke({"request": "go"}))["results"]["author"]
-    assert "not a str" in result.error
+    assert "revised the work to something else" in result.error
 
 
 # -- kinds of agents
@@ -398,6 +499,40 @@ async def test_runnables_models_graphs_and_teams_are_agents() -> None:
     }
 
 
+async def test_compiled_workflows_as_agents_keep_their_supersteps_and_keys_apart() -> None:
+    keys: list[str] = []
+
+    def inner(name: str) -> Workflow:
+        async def begin(task: Assignment) -> int:
+            keys.append(task.idempotency_key)
+            await asyncio.sleep(0.02)
+            return len(name)
+
+        async def end(task: Assignment) -> str:
+            return f"{name} {task.inputs['begin']}"
+
+        flow = Workflow(name, agents=[Agent("begin", begin, output=int), Agent("end", end, output=str)])
+        return flow.add_edge("begin", "end")
+
+    state = await run(Agent("a", inner("one").compile()), Agent("b", inner("three").compile()))
+    assert state["results"]["a"].output == "one 3"
+    assert state["results"]["b"].output == "three 5"
+    assert len(set(keys)) == 2
+
+
+async def test_a_team_with_a_planner_delivers_its_answer() -> None:
+    @agent
+    async def count(task: Assignment) -> int:
+        return 7
+
+    class One:
+        def plan(self, request: str, **_: Any) -> Plan:
+            return Plan(tasks=(Task(id="n", agent="count"),))
+
+    state = await run(Agent("team", Workflow("team", agents=[count], planner=One())))
+    assert state["answer"] == "7"
+
+
 async def test_a_team_gets_inputs_by_type_and_its_failure_stays_in_its_box() -> None:
     class Facts(BaseModel):
         n: int
@@ -426,5 +561,5 @@ async def test_a_team_gets_inputs_by_type_and_its_failure_stays_in_its_box() -> 
         return Facts(n=4)
 
     state = await run(big, Agent("team", team), end)
-    assert "Task 'double' failed: double failed: ValueError: too much" in state["results"]["team"].error
+    assert "team failed: double failed: ValueError: too much" in state["results"]["team"].error
     assert state["results"]["end"].output == "end None"

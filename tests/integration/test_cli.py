@@ -114,8 +114,9 @@ def test_json_for_machines(shell: Shell) -> None:
         (["run", "flow.py:other"], "there is no workflow 'other'; workflows there: flow"),
         (["run", "flow.py", "bad"], "no such file: bad.txt. Name one that exists."),
         (["run", "flow.py", " "], "The request is empty"),
-        (["resume", "t9"], "There is no thread 't9' in this database"),
-        (["runs", "show", "t9"], "There is no thread 't9' in this database"),
+        (["resume", "t9"], "There is no database runs.db; name one with --db"),
+        (["runs", "show", "t9"], "There is no database runs.db"),
+        (["runs", "list"], "There is no database runs.db"),
         (["runs", "list", "--db", "nonsense"], "nonsense"),
         (["nonsense"], "invalid choice: 'nonsense'"),
     ],
@@ -125,6 +126,30 @@ def test_wrong_input_gets_one_clear_line_and_exit_code_2(shell: Shell, arguments
     assert code == 2
     assert message in err
     assert "Traceback" not in out + err
+
+
+def test_looking_for_what_is_not_there_makes_no_files(shell: Shell) -> None:
+    shell("runs", "list")
+    assert not (shell.folder / "runs.db").exists()
+    shell("run", "flow.py", "x", "--thread", "t1")
+    code, _, err = shell("runs", "show", "t9")
+    assert code == 2
+    assert "There is no thread 't9' in this database" in err
+
+
+def test_what_users_and_agents_write_is_text_to_the_terminal(shell: Shell) -> None:
+    code, out, _ = shell("run", "flow.py", "see [/etc/hosts] and [dim]this \x1b[2J")
+    assert code == 0
+    assert "see [/etc/hosts] and [dim]this" in out
+    assert "\x1b" not in out
+
+
+def test_another_workflow_does_not_take_over_a_thread(shell: Shell) -> None:
+    shell("run", "flow.py", "ask", "--thread", "t1")
+    (shell.folder / "other.py").write_text(FLOW.replace('Workflow("letters"', 'Workflow("numbers"'))
+    code, _, err = shell("resume", "t1", "--graph", "other.py")
+    assert code == 2
+    assert "a run of the workflow 'letters', not of 'numbers'" in err
 
 
 def test_a_failed_run_says_what_is_missing(shell: Shell) -> None:
@@ -137,7 +162,7 @@ def test_a_failed_run_says_what_is_missing(shell: Shell) -> None:
 def test_a_question_ends_with_exit_code_3(shell: Shell) -> None:
     code, out, _ = shell("run", "flow.py", "ask", "--thread", "t1")
     assert code == 3
-    assert "Waiting for an answer to: which one?" in out
+    assert "which one?" in out
     code, _, err = shell("run", "flow.py", "more", "--thread", "t1")
     assert code == 2
     assert "waits for an answer" in err

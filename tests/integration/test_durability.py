@@ -15,7 +15,7 @@ import pytest
 from langgraph.types import Command, Overwrite, interrupt
 from pydantic import BaseModel
 
-from orchestra import Agent, Assignment, RequestError, Status, ThreadWaiting, Workflow, agent
+from orchestra import Agent, Assignment, RequestError, Review, ThreadWaiting, Workflow, WorkflowError, agent
 from orchestra.events import PlanReady, TaskStarted
 
 THREAD: Any = {"configurable": {"thread_id": "t"}}
@@ -208,6 +208,28 @@ async def test_an_agent_with_side_effects_starts_after_its_inputs_are_committed(
         assert seen == [{"source"}]
 
 
+async def test_side_effects_wait_for_their_inputs_inside_a_team_too_and_refuse_to_store_at_the_end_only(
+    any_saver: Any,
+) -> None:
+    seen: list[set[str]] = []
+
+    @agent
+    async def source(task: Assignment) -> int:
+        return 1
+
+    @agent(side_effects=True)
+    async def mailer(task: Assignment) -> str:
+        seen.append(stored_tasks(await head(any_saver)))
+        return "sent"
+
+    flow = Workflow("outer", agents=[source, Agent("team", Workflow("team", agents=[mailer]))])
+    graph = flow.add_edge("source", "team").compile(checkpointer=any_saver)
+    await graph.ainvoke({"request": "go"}, THREAD)
+    assert seen == [{"source"}]
+    with pytest.raises(WorkflowError, match="stores nothing before the end"):
+        await graph.ainvoke({"request": "go"}, THREAD, durability="exit")
+
+
 async def test_the_idempotency_key_is_the_same_at_every_attempt_and_differs_between_turns(
     any_saver: Any,
 ) -> None:
@@ -235,39 +257,23 @@ async def test_the_idempotency_key_is_the_same_at_every_attempt_and_differs_betw
     assert len(set(keys[3:])) == 2
 
 
-# -- an attempt
+# -- an attempt (tests/fault/test_poison.py has the row with processes that really die)
 
 
-async def test_attempts_are_recorded_where_declared_and_stop_a_poisonous_task(any_saver: Any) -> None:
-    runs: Counter[str] = Counter()
+async def test_neither_a_question_nor_a_cancelled_run_counts_as_a_crash(any_saver: Any) -> None:
+    seconds = [10.0]
 
-    def build() -> Any:
-        @agent(max_crashes=2)
-        async def poisoned(task: Assignment) -> int:
-            runs["poisoned"] += 1
-            await asyncio.sleep(10)
-            return 1
+    @agent(max_crashes=1)
+    async def guarded(task: Assignment) -> str:
+        await asyncio.sleep(seconds[0])
+        return interrupt("name?")
 
-        @agent
-        async def healthy(task: Assignment) -> str:
-            runs["healthy"] += 1
-            return "fine"
-
-        return Workflow("w", agents=[poisoned, healthy]).compile(checkpointer=any_saver)
-
-    await crash(build(), after=0.1)
-    running = asyncio.create_task(build().ainvoke(None, THREAD))
-    await asyncio.sleep(0.1)
-    running.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await running
-    state = await build().ainvoke(None, THREAD)
-    assert runs == {"poisoned": 2, "healthy": 1}
-    result = state["results"]["poisoned"]
-    assert result.status is Status.FAILED
-    assert "went down with the process 2 times" in result.error
-    assert [attempt.outcome for attempt in result.attempts] == ["crashed", "crashed"]
-    assert "poisoned failed" in state["answer"]
+    flow = Workflow("w", agents=[guarded])
+    await crash(flow.compile(checkpointer=any_saver), after=0.1)
+    seconds[0] = 0
+    await flow.compile(checkpointer=any_saver).ainvoke(None, THREAD)
+    state = await flow.compile(checkpointer=any_saver).ainvoke(Command(resume="Ada"), THREAD)
+    assert state["answer"] == "Ada"
 
 
 # -- a question
@@ -345,6 +351,61 @@ async def test_questions_are_answered_one_by_one_without_repeating_work(any_save
     assert (runs["one"], runs["two"], runs["base"], runs["after_one"], runs["end"]) == (2, 2, 1, 1, 1)
     if nested:
         assert (runs["before"], runs["behind"]) == (1, 1)
+
+
+async def test_an_answer_that_is_a_mapping_is_an_answer(any_saver: Any) -> None:
+    @agent
+    async def asks(task: Assignment) -> dict[str, bool]:
+        return interrupt("approve?")
+
+    graph = Workflow("w", agents=[asks]).compile(checkpointer=any_saver)
+    await graph.ainvoke({"request": "go"}, THREAD)
+    state = await graph.ainvoke(Command(resume={"approved": True}), THREAD)
+    assert state["results"]["asks"].output == {"approved": True}
+
+
+async def test_an_answer_survives_a_crash_before_the_agent_is_done_with_it(any_saver: Any) -> None:
+    got: list[str] = []
+
+    @agent
+    async def asks(task: Assignment) -> str:
+        got.append(interrupt("first?"))
+        await asyncio.sleep(10 if len(got) == 1 else 0)
+        return f"{got[-1]} {interrupt('second?')}"
+
+    graph = Workflow("w", agents=[asks]).compile(checkpointer=any_saver)
+    await graph.ainvoke({"request": "go"}, THREAD)
+    await crash(graph, after=0.1, given=Command(resume="A"))
+    state = await graph.ainvoke(None, THREAD)
+    assert got == ["A", "A"]
+    assert state["__interrupt__"][0].value == "second?"
+    assert (await graph.ainvoke(None, THREAD))["__interrupt__"][0].value == "second?"  # not answered with "A"
+    assert (await graph.ainvoke(Command(resume="B"), THREAD))["answer"] == "A B"
+
+
+async def test_a_person_who_reviews_gets_the_draft_that_was_shown(any_saver: Any) -> None:
+    drafts: list[str] = []
+
+    @agent
+    async def author(task: Assignment) -> str:
+        drafts.append(f"draft {len(drafts) + 1}")
+        return drafts[-1]
+
+    @agent
+    async def person(draft: str) -> Review:
+        answer = interrupt(draft)
+        return Review(approved=answer == "yes", reasons=(answer,))
+
+    flow = Workflow("w", agents=[author, person]).add_review("author", by="person", rounds=2)
+    graph = flow.compile(checkpointer=any_saver)
+    state = await graph.ainvoke({"request": "go"}, THREAD)
+    assert state["__interrupt__"][0].value == "draft 1"
+    state = await graph.ainvoke(Command(resume="longer"), THREAD)
+    assert state["__interrupt__"][0].value == "draft 2"
+    state = await graph.ainvoke(Command(resume="yes"), THREAD)
+    assert state["answer"] == "draft 2"
+    assert drafts == ["draft 1", "draft 2"]
+    assert [review.reasons for review in state["results"]["author"].reviews] == [("longer",), ("yes",)]
 
 
 async def test_what_does_not_depend_on_a_question_goes_on(any_saver: Any) -> None:

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from langgraph.types import interrupt
 
+from checkpoints import SQLAlchemySaver
 from orchestra import (
+    Agent,
     Assignment,
     Orchestra,
     PlanError,
@@ -103,6 +105,55 @@ async def test_questions_are_answered_by_their_ids(database: str) -> None:
         (question,) = outcome.questions
         outcome = await (await orchestra.resume("t", workflow=flow, answers={question.id: "Ada"}))
         assert (outcome.state, outcome.answer) == (RunState.DONE, "Ada 3")
+
+
+async def test_every_open_question_is_told_and_an_answered_one_is_not(database: str) -> None:
+    def asker(name: str) -> Agent:
+        async def run(task: Assignment) -> str:
+            return f"{name} {interrupt(name)}"
+
+        return Agent(name, run)
+
+    both = Workflow("both", agents=[asker("one"), asker("two")])
+    async with Orchestra(database) as orchestra:
+        outcome = await (await orchestra.start(both, "go", thread_id="t"))
+        ids = {question.value: question.id for question in outcome.questions}
+        assert set(ids) == {"one", "two"}
+        outcome = await (await orchestra.resume("t", workflow=both, answers={ids["one"]: "A"}))
+        assert [question.value for question in outcome.questions] == ["two"]
+        assert [question.value for question in (await orchestra.info("t")).questions] == ["two"]
+        outcome = await (await orchestra.resume("t", workflow=both, answers={ids["two"]: "B"}))
+        assert {task: result.output for task, result in outcome.results.items()} == {"one": "one A", "two": "two B"}
+
+
+async def test_a_thread_bound_with_with_config_is_held_too(database: str) -> None:
+    async with Orchestra(database) as orchestra:
+        graph = flow.compile(checkpointer=orchestra.saver).with_config(configurable={"thread_id": "t"})
+        running = asyncio.create_task(graph.ainvoke({"request": "slow"}))
+        await asyncio.sleep(0.1)
+        with pytest.raises(ThreadBusy):
+            await graph.ainvoke({"request": "x"})
+        assert (await running)["answer"] == "4 letters"
+        info = await orchestra.info("t")
+        assert (info.workflow, info.state) == ("letters", RunState.DONE)
+
+
+async def test_a_saver_that_was_given_stays_open(database: str) -> None:
+    with SQLAlchemySaver(database) as saver:
+        async with Orchestra(saver) as orchestra:
+            await (await orchestra.start(flow, "abc", thread_id="t"))
+        assert len(await saver.aheads()) == 1
+
+
+async def test_a_cancelled_start_leaves_nothing_running_and_nothing_held(database: str) -> None:
+    async with Orchestra(database) as orchestra:
+        for _ in range(5):
+            starting = asyncio.create_task(orchestra.start(flow, "slow", thread_id="t"))
+            await asyncio.sleep(0.001)
+            starting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await starting
+        assert (await (await orchestra.start(flow, "abc", thread_id="t"))).answer == "3 letters"
 
 
 async def test_drain_and_resume(database: str) -> None:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 import pytest
+from langgraph.types import RetryPolicy
 from pydantic import BaseModel
 
-from orchestra import Agent, Assignment, Capability, Workflow, WorkflowError, agent
+from orchestra import Agent, Assignment, Capability, Review, Workflow, WorkflowError, agent
 
 
 class Findings(BaseModel):
@@ -19,6 +21,10 @@ class Table(BaseModel):
 @agent
 async def researcher(task: Assignment) -> Findings:
     return Findings(facts=[task.request])
+
+
+def generator(task: Assignment) -> Iterator[int]:
+    yield 1
 
 
 def test_a_function_becomes_an_agent_with_its_contract() -> None:
@@ -47,9 +53,14 @@ def test_one_bare_parameter_is_the_assignment() -> None:
     [
         (lambda: Agent("", lambda t: t), "can't name an agent"),
         (lambda: Agent("a|b", lambda t: t), "can't name an agent"),
-        (lambda: Agent("a", lambda t: t, timeout=0), "timeout must be above zero"),
+        (lambda: Agent("a", lambda t: t, timeout=0), "timeout must be a number above zero"),
         (lambda: Agent("a", lambda x, y: x), "annotate parameter 'x'"),
         (lambda: Agent("a", lambda *things: things), r"\*things can't be bound"),
+        (lambda: Agent("a", lambda t: t, timeout="5"), "timeout must be a number"),
+        (lambda: Agent("a", lambda t: t, retry=3), "retry must be a RetryPolicy"),
+        (lambda: Agent("a", lambda t: t, retry=RetryPolicy(max_attempts=0)), "max_attempts >= 1"),
+        (lambda: Agent("a", lambda t, /, u: t), "t can't be bound"),
+        (lambda: Agent("a", generator), "a generator has no one output"),
         (lambda: Agent("a", 3), "run must be a function"),
         (lambda: Agent("a", lambda t: t, output=object()), "can't be validated or stored"),
     ],
@@ -167,3 +178,45 @@ def test_a_backup_must_deliver_what_its_principal_delivers() -> None:
         WorkflowError, match="'other' can't be a backup for 'researcher': it delivers Table, not Findings"
     ):
         flow.compile()
+
+
+def test_a_reviewer_must_return_a_review_and_be_given_what_it_asks_for() -> None:
+    @agent
+    async def says_yes(draft: Findings) -> bool:
+        return True
+
+    @agent
+    async def wants_more(draft: Findings, table: Table) -> Review:
+        return Review(approved=True)
+
+    for reviewer, message in ((says_yes, "must return a Review, not bool"), (wants_more, "nobody produces Table")):
+        flow = Workflow("w", agents=[researcher, reviewer]).add_review("researcher", by=reviewer.name)
+        with pytest.raises(WorkflowError, match=message):
+            flow.compile()
+
+
+def test_an_optional_edge_into_a_parameter_that_needs_it_is_refused() -> None:
+    @agent
+    async def strict(findings: Findings) -> str:
+        return ""
+
+    flow = Workflow("w", agents=[researcher, strict]).add_edge("researcher", "strict", optional=True)
+    with pytest.raises(WorkflowError, match="is optional, but the parameter it fills is not"):
+        flow.compile()
+
+
+def test_types_that_do_not_support_issubclass_are_no_obstacle() -> None:
+    class Shape(Protocol):
+        sides: int
+
+    @agent
+    async def either(x: Findings | Table, shape: Shape | None = None) -> str:
+        return ""
+
+    assert compile_with(researcher, either).workflow.make_plan().by_id["either"].needs == ("researcher",)
+
+
+@pytest.mark.parametrize("planner", [lambda request: None, object()])
+def test_a_planner_has_a_method_plan(planner: Any) -> None:
+    with pytest.raises(WorkflowError, match=r"an object with a method plan\("):
+        Workflow("w", agents=[researcher], planner=planner)

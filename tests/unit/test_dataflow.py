@@ -69,8 +69,8 @@ async def test_refilling_reads_once_and_knows_what_runs_now() -> None:
     call = Call(key="k")
     boards = await asyncio.gather(*(call.board("checkpoint", task, load) for task in ("b", "d")))
     assert len(reads) == 1
-    board = boards[0][0]
-    assert board is boards[1][0]
+    board = boards[0]
+    assert board is boards[1]
     assert (await board.outcome("a")).output == "a"  # type: ignore[union-attr]
     assert await board.outcome("c") is Unsettled.DEFERRED  # neither stored nor running: it was left behind
     board.post("b", result("b"))  # stored too, but it runs again, so the stored copy does not count

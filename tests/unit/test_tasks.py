@@ -73,5 +73,5 @@ def test_unwrap_returns_the_output_or_says_why_there_is_none() -> None:
     good = Result(task="a", status=Status.SUCCEEDED, output=3, agent="x", started=now(), ended=now())
     assert good.unwrap() == 3
     bad = Result(task="a", status=Status.FAILED, error="no luck", started=now(), ended=now())
-    with pytest.raises(TaskUnsuccessful, match="'a' failed: no luck"):
+    with pytest.raises(TaskUnsuccessful, match="a failed: no luck"):
         bad.unwrap()
