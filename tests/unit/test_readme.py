@@ -1,0 +1,24 @@
+"""The README's Python runs as it stands."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def test_the_first_example_runs_and_prints_what_it_promises(tmp_path: Path) -> None:
+    example = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)[0]
+    (tmp_path / "example.py").write_text(example, encoding="utf-8")
+    out = subprocess.run([sys.executable, "example.py"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert out.stdout.splitlines() == ["someone asked: why?"] * 2
+    assert out.stderr == ""
+
+
+def test_it_names_only_files_that_exist() -> None:
+    text = README.read_text(encoding="utf-8")
+    for name in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (README.parent / name).exists(), name
