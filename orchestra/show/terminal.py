@@ -206,6 +206,8 @@ class _Plain:
             agent = f"  by {row.agent}" if row.agent and row.agent != row.task.id else ""
             sign = _SIGNS[row.state][0]
             what = "reviewed" if isinstance(event, DraftReviewed) else row.state
+            if isinstance(event, FellBack):
+                what, agent = "fell back", f"  to {event.to_agent}"
             self._line(f"{clock}  {sign} {what:<9}  {row.name}{agent}{took}{note}")
 
     def say(self, text: str) -> None:
