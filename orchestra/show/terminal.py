@@ -11,7 +11,6 @@ from typing import Any, Protocol, Self
 from rich.console import Console
 from rich.live import Live
 from rich.markdown import Markdown
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -150,8 +149,8 @@ class _Live:
         for row in shown:
             table.add_row(
                 _state(row.state),
-                "  " * len(row.path) + row.task.id,
-                row.agent,
+                Text("  " * len(row.path) + clean(row.task.id)),
+                Text(clean(row.agent)),
                 _time(row, at),
                 self._note(row),
             )
@@ -236,18 +235,14 @@ def runs_table(infos: Iterable[RunInfo]) -> Table:
         since = info.since.astimezone().strftime("%Y-%m-%d %H:%M:%S")
         done = f"{len(info.results)}/{total}" if total else ""
         table.add_row(
-            escape(info.thread_id),
-            info.workflow,
-            _run_state(info),
+            Text(clean(info.thread_id)),
+            Text(clean(info.workflow)),
+            _state(str(info.state)),
             done,
             since,
-            escape(_one_line(info.request, 70)),
+            Text(_one_line(info.request, 70)),
         )
     return table
-
-
-def _run_state(info: RunInfo) -> Text:
-    return _state(str(info.state))
 
 
 def results_table(info: RunInfo) -> Table:
@@ -265,10 +260,10 @@ def results_table(info: RunInfo) -> Table:
         seconds = sum(a["seconds"] for a in attempts) if attempts else None
         table.add_row(
             _state(result.get("status", "pending")),
-            escape(task.id),
-            result.get("agent") or "",
+            Text(clean(task.id)),
+            Text(clean(result.get("agent") or "")),
             str(len(attempts) or ""),
             _seconds(seconds),
-            escape(_one_line("; ".join(notes), 160)),
+            Text(_one_line("; ".join(notes), 160)),
         )
     return table
