@@ -18,17 +18,20 @@ from langchain_core.messages import HumanMessage, convert_to_messages
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import merge_configs
 from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.serde.types import INTERRUPT
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.runtime import RunControl, Runtime
 from langgraph.types import Command
 
+from checkpoints import SQLAlchemySaver
 from orchestra.blueprint import CALL, TEAM
 from orchestra.dataflow import Call
 from orchestra.errors import RequestError, ThreadWaiting, WorkflowError
 from orchestra.leases import hold
 from orchestra.planning import Planner
 from orchestra.tasks import Plan
+from orchestra.threaded import ThreadedSaver
 
 _IS_ID = re.compile("[0-9a-f]{32}").fullmatch  # how LangGraph tells a map of answers from one that is a dict
 
@@ -138,12 +141,15 @@ class CompiledWorkflow(CompiledStateGraph[Any, Any, Any, Any]):
         Agents wait for each other, which blocking nodes can't do without a thread each, so the run gets an event loop
         in a thread of its own.
         """
+        graph, saver = self, cast("Any", self.checkpointer)
+        if isinstance(saver, BaseCheckpointSaver) and not isinstance(saver, SQLAlchemySaver | InMemorySaver):
+            graph = self.copy(update={"checkpointer": ThreadedSaver(cast("Any", saver))})
         chunks: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         started: queue.SimpleQueue[tuple[asyncio.AbstractEventLoop, asyncio.Task[None]]] = queue.SimpleQueue()
 
         async def pump() -> None:
             started.put((asyncio.get_running_loop(), cast("asyncio.Task[None]", asyncio.current_task())))
-            async with aclosing(cast("Any", self.astream(input, config, **options))) as stream:
+            async with aclosing(cast("Any", graph.astream(input, config, **options))) as stream:
                 async for chunk in stream:
                     chunks.put(("chunk", chunk))
 

@@ -12,6 +12,7 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 
 from checkpoints import CheckpointsError, LeaseHeld, LeaseLost, SQLAlchemySaver, process_owner
 from orchestra.errors import ThreadBusy
+from orchestra.threaded import ThreadedSaver
 
 _TTL = 15.0
 """Seconds a lease lasts. A process that dies is recognised at once on its own host; elsewhere after this time."""
@@ -30,7 +31,7 @@ async def hold(saver: BaseCheckpointSaver[Any], thread: str) -> AsyncGenerator[N
         async with _leased(saver, thread):
             yield
         return
-    held = _held.setdefault(saver, set())
+    held = _held.setdefault(saver.inner if isinstance(saver, ThreadedSaver) else saver, set())
     if thread in held:
         raise ThreadBusy(f"Another run is on thread {thread!r}; wait for it, or use another thread.")
     held.add(thread)

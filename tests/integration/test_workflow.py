@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.checkpoint.sqlite import SqliteSaver
+from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.errors import GraphDrained
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
@@ -25,6 +28,7 @@ from orchestra import (
     RequestError,
     Task,
     ThreadBusy,
+    ThreadWaiting,
     Workflow,
     WorkflowError,
     agent,
@@ -82,6 +86,37 @@ def test_sync_from_several_threads_with_one_saver() -> None:
     for thread in threads:
         thread.join(10)
     assert sorted(answers) == [f"{i} letters" for i in range(1, 9)]
+
+
+def test_sync_calls_work_with_a_saver_that_has_only_sync_methods(tmp_path: Path) -> None:
+    with SqliteSaver.from_conn_string(str(tmp_path / "sync.db")) as saver:
+        runs: list[str] = []
+
+        @agent
+        async def first(task: Assignment) -> int:
+            runs.append("first")
+            return 1
+
+        @agent
+        def asks(x: int) -> str:
+            runs.append("asks")
+            return interrupt("name?")
+
+        graph = Workflow("w", agents=[first, asks]).compile(checkpointer=saver)
+        assert graph.invoke({"request": "go"}, THREAD)["__interrupt__"][0].value == "name?"
+        with pytest.raises(ThreadWaiting):
+            graph.invoke({"request": "more"}, THREAD)
+        assert graph.invoke(Command(resume="Ada"), THREAD)["answer"] == "Ada"
+        assert runs == ["first", "asks", "asks"]
+        assert graph.get_state(THREAD).values["results"]["first"].output == 1
+
+
+async def test_sync_calls_in_a_thread_work_with_a_saver_of_another_loop(tmp_path: Path) -> None:
+    async with AsyncSqliteSaver.from_conn_string(str(tmp_path / "async.db")) as saver:
+        graph = pair(0.05).compile(checkpointer=saver)
+        state = await asyncio.to_thread(graph.invoke, {"request": "abc"}, THREAD)
+        assert state["answer"] == "3 letters"
+        assert (await graph.aget_state(THREAD)).values["answer"] == "3 letters"
 
 
 def test_leaving_a_sync_stream_early_cancels_the_agents() -> None:
