@@ -58,6 +58,16 @@ class Schema:
         self._tables = MetaData()
         self._ready = False
         self._lock = threading.Lock()
+        self._make_tables()
+        # One statement object each: the writer gathers rows by statement.
+        self.put_checkpoint = sqlite.upsert(self.checkpoints)
+        self.put_value = sqlite.upsert(self.values)
+        self.put_write = sqlite.upsert(self.writes)
+        self.add_write = sqlite.insert_or_ignore(self.writes)
+        self.put_lease = sqlite.upsert(self.leases)
+
+    def _make_tables(self) -> None:
+        prefix = self.prefix
         self.version = Table(
             f"{prefix}version",
             self._tables,
@@ -111,12 +121,6 @@ class Schema:
             Column("owner", _Key, nullable=False),
             Column("expires", Float, nullable=False),
         )
-        # One statement object each: the writer gathers rows by statement.
-        self.put_checkpoint = sqlite.upsert(self.checkpoints)
-        self.put_value = sqlite.upsert(self.values)
-        self.put_write = sqlite.upsert(self.writes)
-        self.add_write = sqlite.insert_or_ignore(self.writes)
-        self.put_lease = sqlite.upsert(self.leases)
 
     def ensure(self, engine: Engine) -> None:
         """Create the tables unless they are there. Safe when several processes do so at once.
