@@ -10,11 +10,11 @@ from pathlib import Path
 README = Path(__file__).parents[2] / "README.md"
 
 
-def test_the_first_example_runs_and_prints_what_it_promises(tmp_path: Path) -> None:
-    example = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)[0]
-    (tmp_path / "example.py").write_text(example, encoding="utf-8")
+def test_the_examples_run_and_print_what_they_promise(tmp_path: Path) -> None:
+    examples = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "example.py").write_text("\n".join(examples[:2]), encoding="utf-8")
     out = subprocess.run([sys.executable, "example.py"], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert out.stdout.splitlines() == ["someone asked: why?"] * 2
+    assert out.stdout.splitlines() == ["someone asked: why?"] * 2 + ["someone asked: how?"]
     assert out.stderr == ""
 
 
