@@ -158,6 +158,8 @@ class Agent:
         self.blocking = not (self.is_team or self.is_runnable or _is_async(run))
         self._parameters: tuple[Parameter, ...] = ()
         self._output: Any = output
+        self._team_output: Any = None
+        self._adapter: TypeAdapter[Any] | None = None
         if not self.is_team and not self.is_runnable:
             if not callable(run):
                 raise WorkflowError(f"Agent {name!r}: run must be a function, a Runnable, a graph or a Workflow.")
@@ -179,8 +181,13 @@ class Agent:
     @property
     def output(self) -> Any:
         """The declared output type; `Any` where none is declared."""
-        declared = cast("Team", self.run).output if self._output is None and self.is_team else self._output
+        declared = self._output if self._output is not None or not self.is_team else self._team_output
         return Any if declared is None else declared
+
+    def settle(self) -> None:
+        """Take a team's output type from its plan as it is now; a workflow does this whenever it makes a plan."""
+        if self.is_team and (output := cast("Team", self.run).output) != self._team_output:
+            self._team_output, self._adapter = output, None
 
     @property
     def adapter(self) -> TypeAdapter[Any]:
@@ -189,7 +196,7 @@ class Agent:
         Raises:
             WorkflowError: pydantic can't validate the output type.
         """
-        if (adapter := getattr(self, "_adapter", None)) is None:
+        if (adapter := self._adapter) is None:
             try:
                 adapter = self._adapter = TypeAdapter(self.output)
             except (PydanticSchemaGenerationError, PydanticUserError) as error:

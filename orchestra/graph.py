@@ -100,12 +100,11 @@ class CompiledWorkflow(CompiledStateGraph[Any, Any, Any, Any]):
             if not nested:
                 control = control or RunControl()
                 await self._take_thread(stack, input, configurable, options)
+                where = {"workflow": self.name, "workflow_ref": self.workflow.reference}
+                config["metadata"] = where | dict(config.get("metadata") or {})
             call = configurable.pop(TEAM, None) or _new_call(self.name, input, configurable, control)
             call.persistent = call.persistent and cast("Any", self.checkpointer) is not False
             configurable[CALL] = call
-            config["metadata"] = {"workflow": self.name, "workflow_ref": self.workflow.reference} | dict(
-                config.get("metadata") or {}
-            )
             config["configurable"] = configurable
             chunks = super().astream(input, config, control=control, **options)
             async with aclosing(cast("Any", chunks)):

@@ -49,19 +49,31 @@ def decode_result(raw: Mapping[str, Any], roster: Roster) -> Result:
     return Result.model_validate({**raw, "output": decode(agent, raw["output"])})
 
 
+class Results(dict[str, Result]):
+    """Results by task id, and the same as they are stored.
+
+    Attributes:
+        raw: The results as JSON.
+    """
+
+    def __init__(self, results: Mapping[str, Result], raw: Mapping[str, Any]) -> None:
+        super().__init__(results)
+        self.raw = raw
+
+
 class ResultsChannel(BaseChannel[dict[str, Result], Any, dict[str, Any]]):
     """Results of the current turn by task id. Updates merge; `Overwrite` replaces, which is how a turn begins.
 
     A reducer would copy the mapping once per task; this merges all updates of a superstep at once.
     """
 
-    __slots__ = ("_decoded", "_raw", "_roster")
+    __slots__ = ("_raw", "_roster", "_seen")
 
     def __init__(self, roster: Callable[[], Roster], key: str = "") -> None:
         super().__init__(dict[str, Result], key)
         self._roster = roster
         self._raw: dict[str, Any] = {}
-        self._decoded: dict[str, Result] = {}
+        self._seen = Results({}, self._raw)
 
     def __eq__(self, other: object) -> bool:
         """Two of them agree: LangGraph compares channels of one name in several schemas."""
@@ -90,12 +102,18 @@ class ResultsChannel(BaseChannel[dict[str, Result], Any, dict[str, Any]]):
         """What is stored."""
         return self._raw
 
-    def get(self) -> dict[str, Result]:
+    def get(self) -> Results:
         """The results, decoded once each. One whose type has changed since keeps its plain JSON: it is still there."""
-        if len(self._decoded) < len(self._raw):
-            new = {t: self._decode(raw) for t, raw in self._raw.items() if t not in self._decoded}
-            self._decoded = {**self._decoded, **new}
-        return self._decoded
+        if self._seen.raw is not self._raw:
+            seen = self._seen
+            self._seen = Results(
+                {
+                    task: seen[task] if seen.raw.get(task) is raw else self._decode(raw)
+                    for task, raw in self._raw.items()
+                },
+                self._raw,
+            )
+        return self._seen
 
     def _decode(self, raw: Mapping[str, Any]) -> Result:
         try:
@@ -114,16 +132,12 @@ class ResultsChannel(BaseChannel[dict[str, Result], Any, dict[str, Any]]):
         replaced = [value.value for value in values if isinstance(value, Overwrite)]
         if len(replaced) > 1:
             raise InvalidUpdateError("Results can be overwritten by one node per superstep only.")
-        if replaced:
-            self._decoded = {}
         merged: dict[str, Any] = dict(replaced[0] if replaced else self._raw)
         for value in values:
             if isinstance(value, Overwrite):
                 continue
             for task, raw in value.items():
                 merged[task] = raw.model_dump(mode="json") if isinstance(raw, Result) else raw
-                if task in self._decoded:
-                    self._decoded = {t: r for t, r in self._decoded.items() if t != task}
         self._raw = merged
         return True
 

@@ -21,7 +21,7 @@ from orchestra.errors import PlanError, WorkflowError
 from orchestra.events import PlanReady, TaskEnded, TurnEnded
 from orchestra.outputs import text_of
 from orchestra.planning import check_plan
-from orchestra.state import PastTurn, encode_result, is_planned
+from orchestra.state import PastTurn, Results, encode_result, is_planned
 from orchestra.tasks import Plan, Result, Status, failure, now
 
 
@@ -108,13 +108,11 @@ class Supervisor:
             "answer": None,
         }
         if "plan" in state:
-            roster = self._blueprint.roster
-            results = cast("dict[str, Result]", state.get("results") or {})
             past = PastTurn(
                 turn=state["turn"],
                 request=state["planned"]["request"],
                 answer=state.get("answer") or "",
-                results={task: encode_result(result, roster) for task, result in results.items()},
+                results=dict(cast("Results", state["results"]).raw),
             )
             update["history"] = [*(state.get("history") or ()), past]
         return update

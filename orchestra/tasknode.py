@@ -54,10 +54,8 @@ class TaskNode:
             result = node.skipped(task, inputs) or await node.carry_out(task, board.turn, inputs)
         except Suspended:
             node.suspend(board, task, ())
-        except (
-            GraphInterrupt,
-            GraphDrained,
-        ):  # a team that drains keeps its place: it goes on in its own namespace
+        except (GraphInterrupt, GraphDrained):
+            # A team that drains keeps its place too: it goes on in its own namespace.
             board.post(task_id, Unsettled.SUSPENDED)
             node.emit(TaskWaiting, {"task": task_id})
             raise

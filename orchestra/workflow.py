@@ -224,6 +224,7 @@ class Workflow(StateGraph[Any, Any, Any, Any]):
         Raises:
             WorkflowError: The flow does not add up; the message names the agent, the parameter and the candidates.
         """
+        self._settle()
         agents = self.task_agents
         if not agents:
             raise WorkflowError(f"Workflow {self.name!r} has no agent to give a task to.")
@@ -238,6 +239,10 @@ class Workflow(StateGraph[Any, Any, Any, Any]):
         else:
             plan = plan_from_types(agents, self._wanted, self._inputs)
         return check_plan(plan, self.roster, limit=self._max_tasks)
+
+    def _settle(self) -> None:
+        for agent in self.roster.values():
+            agent.settle()
 
     # Compilation
 
@@ -266,6 +271,7 @@ class Workflow(StateGraph[Any, Any, Any, Any]):
         return compiled
 
     def _blueprint(self) -> Blueprint:
+        self._settle()
         for principal, spares in self._backups.items():
             for spare in spares:
                 if not stands_in(self.roster[spare], self.roster[principal]):

@@ -18,6 +18,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.runtime import RunControl
 from langgraph.types import Command, interrupt
+from pydantic import BaseModel
 from typing_extensions import TypedDict
 
 from orchestra import (
@@ -206,6 +207,31 @@ async def test_turns_keep_their_results_apart_and_stay_readable(any_saver: Any) 
     ]
     assert state["history"][0]["results"]["first"]["output"] == 3
     assert len(state["messages"]) == 6
+
+
+async def test_a_result_whose_type_has_changed_since_is_kept_as_it_was(
+    any_saver: Any, recwarn: pytest.WarningsRecorder
+) -> None:
+    class Before(BaseModel):
+        a: int
+
+    class After(BaseModel):
+        a: int
+        b: int
+
+    def build(kind: Any) -> Any:
+        async def source(task: Assignment) -> Any:
+            return {"a": 1, "b": 2}
+
+        return Workflow("w", agents=[Agent("source", source, output=kind)]).compile(checkpointer=any_saver)
+
+    await build(Before).ainvoke({"request": "one"}, THREAD)
+    graph = build(After)
+    assert (await graph.aget_state(THREAD)).values["results"]["source"].output == {"a": 1}
+    state = await graph.ainvoke({"request": "two"}, THREAD)
+    assert state["results"]["source"].output == After(a=1, b=2)
+    assert state["history"][0]["results"]["source"]["output"] == {"a": 1}
+    assert not [warning for warning in recwarn if "Pydantic" in str(warning.message)]
 
 
 async def test_two_runs_on_one_thread_at_once_are_refused(any_saver: Any) -> None:
