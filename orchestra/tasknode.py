@@ -30,6 +30,9 @@ from orchestra.tasks import Assignment, Attempt, Plan, Result, Status, Task, now
 _NOBODY = "00000000-0000-0000-0000-000000000000"
 """The execution id under which LangGraph stores an answer that names no question."""
 
+_PATIENCE = 60.0
+"""Seconds that an agent with side effects waits for its inputs to be stored, which takes milliseconds."""
+
 JOURNAL = "orchestra_journal"
 """The channel name under which attempts are noted among a checkpoint's writes. No channel of the graph has it."""
 
@@ -209,14 +212,22 @@ class _Node:
         raise WorkflowError(f"Checkpoint {self.info.checkpoint_id}, from which this run goes on, is not stored.")
 
     async def _committed(self, needs: Sequence[str]) -> None:
-        """Return when the results of `needs` are stored. LangGraph does not tell, so look, less and less often."""
+        """Return when the results of `needs` are stored. LangGraph does not tell, so look, less and less often.
+
+        Raises:
+            WorkflowError: They are not stored for so long that something must be wrong with the database.
+        """
         saver, pause = saver_of(self.config), 0.002
+        clock = asyncio.get_running_loop().time
+        end = clock() + _PATIENCE
         while saver is not None:
             stored = await saver.aget_tuple(self._place())
             writes = stored.pending_writes or () if stored else ()
             done = {task for _, channel, value in writes if channel == "results" for task in value}
             if done.issuperset(needs):
                 return
+            if clock() > end:
+                raise WorkflowError(f"Results that side effects rest on are not stored after {_PATIENCE:g} s: {needs}.")
             await asyncio.sleep(pause)
             pause = min(0.1, pause * 2)
 
