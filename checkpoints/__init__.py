@@ -2,34 +2,51 @@
 
 from __future__ import annotations
 
+from checkpoints.encryption import Encryption
 from checkpoints.errors import (
     CheckpointsError,
+    CorruptCheckpoint,
     DatabaseBusy,
+    Fenced,
+    InvalidKey,
     LeaseError,
     LeaseHeld,
     LeaseLost,
     ReadFailed,
     SaverClosed,
     SchemaTooNew,
+    SchemaTooOld,
     ThreadExists,
+    UnreadableType,
     UnsupportedDatabase,
     WriteFailed,
 )
 from checkpoints.leases import Lease, process_owner
+from checkpoints.retention import Pruned
 from checkpoints.saver import SQLAlchemySaver
+from checkpoints.survey import Problem, Statistics
 
 __all__ = [
     "CheckpointsError",
+    "CorruptCheckpoint",
     "DatabaseBusy",
+    "Encryption",
+    "Fenced",
+    "InvalidKey",
     "Lease",
     "LeaseError",
     "LeaseHeld",
     "LeaseLost",
+    "Problem",
+    "Pruned",
     "ReadFailed",
     "SQLAlchemySaver",
     "SaverClosed",
     "SchemaTooNew",
+    "SchemaTooOld",
+    "Statistics",
     "ThreadExists",
+    "UnreadableType",
     "UnsupportedDatabase",
     "WriteFailed",
     "process_owner",

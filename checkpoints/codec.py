@@ -1,21 +1,33 @@
-"""How checkpoints, metadata and values become rows, and rows become them again."""
+"""How checkpoints, metadata and writes become rows, and rows become them again."""
 
 from __future__ import annotations
 
 import json
 import math
+import time
 from typing import TYPE_CHECKING, Any, cast
 
+import zstandard
 from langgraph.checkpoint.base import WRITES_IDX_MAP, get_serializable_checkpoint_metadata
+
+from checkpoints.errors import CorruptCheckpoint, UnreadableType
+from checkpoints.frames import Value
+from checkpoints.rows import Damaged, check_key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from langchain_core.runnables import RunnableConfig
-    from langgraph.checkpoint.base import ChannelVersions, Checkpoint, CheckpointMetadata
+    from langgraph.checkpoint.base import ChannelVersions, Checkpoint, CheckpointMetadata, PendingWrite
     from langgraph.checkpoint.serde.base import SerializerProtocol
 
-Row = dict[str, Any]
+    from checkpoints.dialects import Row
+    from checkpoints.rows import Sealer
+    from checkpoints.schema import Schema
+
+_COMPRESS_FROM = 512  # bytes
+_ZSTD = "zstd:"  # before the serializer's name for the bytes
+_LARGEST = 1 << 31
 
 
 def version_key(version: str | float) -> str:
@@ -39,90 +51,214 @@ def is_json(value: Any) -> bool:
             return False
 
 
-def encode_value(serde: SerializerProtocol, value: Any) -> Row:
-    """The columns that hold one value."""
-    kind, data = serde.dumps_typed(value)
-    return {"type": kind, "value": bytes(data)}
+def dump_json(value: Any) -> str:
+    """The one JSON text, in ASCII, that stands for a value: rows are searched for parts of it."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
-def encode_checkpoint(
-    serde: SerializerProtocol,
-    config: RunnableConfig,
-    checkpoint: Checkpoint,
-    metadata: CheckpointMetadata,
-    new_versions: ChannelVersions,
-) -> tuple[Row, list[Row]]:
-    """One checkpoint row, and a row for each channel value that is new.
+class StoredCheckpoint:
+    """A row of the checkpoints table, opened.
 
-    Values are stored once per version, so a value whose version is not new is there already. A value
-    without any version has no row of its own to live in and stays in the checkpoint.
+    Attributes:
+        row: The row.
+        checkpoint: The checkpoint, without the values stored beside it.
+        metadata: The metadata as it was given to ``put``.
+        versions: Of each channel that has a stored value: its version.
     """
-    thread_id, checkpoint_ns, parent_id = address(config)
-    values = checkpoint["channel_values"]
-    versions = checkpoint["channel_versions"]
-    key = {"thread_id": thread_id, "checkpoint_ns": checkpoint_ns}
-    value_rows = [
-        {**key, "channel": channel, "version": version_key(version), **encode_value(serde, values[channel])}
-        for channel, version in new_versions.items()
-        if channel in values
-    ]
-    loose = {channel: value for channel, value in values.items() if channel not in versions}
-    described = dict(get_serializable_checkpoint_metadata(config, metadata))
-    odd = {name: value for name, value in described.items() if not is_json(value)}
-    plain = {name: value for name, value in described.items() if name not in odd}
-    kind, body = serde.dumps_typed([{**checkpoint, "channel_values": loose}, odd])
-    run_id = plain.get("run_id")
-    row = {
-        **key,
-        "checkpoint_id": checkpoint["id"],
-        "parent_id": parent_id,
-        "run_id": None if run_id is None else str(run_id),
-        "metadata": json.dumps(plain, sort_keys=True, separators=(",", ":")),
-        "type": kind,
-        "body": bytes(body),
-    }
-    return row, value_rows
 
+    __slots__ = ("checkpoint", "metadata", "row", "versions")
 
-def decode_body(serde: SerializerProtocol, row: Any) -> tuple[Checkpoint, dict[str, Any]]:
-    """A checkpoint without the values stored beside it, and the metadata that JSON can't hold."""
-    checkpoint, odd = serde.loads_typed((row.type, row.body))
-    return checkpoint, odd
-
-
-def decode_metadata(row: Any, odd: Mapping[str, Any]) -> CheckpointMetadata:
-    """The metadata as it was given to ``put``."""
-    return cast("CheckpointMetadata", {**json.loads(row.metadata), **odd})
-
-
-def encode_writes(
-    serde: SerializerProtocol,
-    config: RunnableConfig,
-    writes: Sequence[tuple[str, Any]],
-    task_id: str,
-    task_path: str,
-) -> tuple[list[Row], bool]:
-    """The rows of one task's writes, and whether they replace what is stored.
-
-    Errors, interrupts and resumes may change; an ordinary write is stored once and stays.
-    """
-    thread_id, checkpoint_ns, checkpoint_id = address(config)
-    if checkpoint_id is None:
-        raise ValueError(f"put_writes on thread {thread_id!r}: the config names no checkpoint_id to attach writes to")
-    rows = [
-        {
-            "thread_id": thread_id,
-            "checkpoint_ns": checkpoint_ns,
-            "checkpoint_id": checkpoint_id,
-            "task_id": task_id,
-            "idx": WRITES_IDX_MAP.get(channel, position),
-            "task_path": task_path,
-            "channel": channel,
-            **encode_value(serde, value),
+    def __init__(self, row: Any, checkpoint: Checkpoint, metadata: CheckpointMetadata, without: Sequence[str]) -> None:
+        self.row = row
+        self.checkpoint = checkpoint
+        self.metadata = metadata
+        absent = set(without)
+        self.versions = {
+            channel: version_key(version)
+            for channel, version in checkpoint["channel_versions"].items()
+            if channel not in absent
         }
-        for position, (channel, value) in enumerate(writes)
-    ]
-    return rows, all(channel in WRITES_IDX_MAP for channel, _ in writes)
+
+
+class Codec:
+    """Makes rows and reads them, with one serializer.
+
+    Args:
+        schema: The tables the rows are for.
+        sealer: What seals the rows.
+        serde: What turns values into bytes.
+    """
+
+    def __init__(self, schema: Schema, sealer: Sealer, serde: SerializerProtocol) -> None:
+        self.schema = schema
+        self.sealer = sealer
+        self.serde = serde
+        self._key = schema.dialect.key
+
+    def checkpoint_row(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> tuple[Row, list[Value]]:
+        """One row for a checkpoint, and the values of its channels that are new.
+
+        Values are stored once per version, so a value whose version is not new is there already. A value
+        without any version has no row of its own to live in and stays in the checkpoint.
+        """
+        thread_id, checkpoint_ns, parent_id = address(config)
+        checkpoint_id = check_key("checkpoint_id", checkpoint["id"])
+        values = checkpoint["channel_values"]
+        versions = checkpoint["channel_versions"]
+        new = [
+            self._value(thread_id, checkpoint_ns, channel, version, values[channel])
+            for channel, version in new_versions.items()
+            if channel in values
+        ]
+        loose = {channel: value for channel, value in values.items() if channel not in versions}
+        without = [channel for channel in versions if channel not in values]
+        described = dict(get_serializable_checkpoint_metadata(config, metadata))
+        run_id = None if described.get("run_id") is None else str(described["run_id"])
+        encryption = self.sealer.encryption
+        plain = (
+            {name: value for name, value in described.items() if is_json(value)} if encryption is None else {}
+        )
+        odd = {name: value for name, value in described.items() if name not in plain}
+        if run_id is not None:
+            run_id = check_key("run_id", run_id) if encryption is None else encryption.blind(run_id)[0]
+        kind, body = self._pack([{**checkpoint, "channel_values": loose}, odd, without])
+        text = dump_json(plain)
+        created = time.time_ns() // 1_000_000
+        columns = (thread_id, checkpoint_ns, checkpoint_id, parent_id, run_id, created, text)
+        proof, stored = self.sealer.seal("checkpoints", columns, kind, body)
+        row = (*self._keys(thread_id, checkpoint_ns, checkpoint_id, parent_id, run_id), created, *proof, text, stored)
+        return row, new
+
+    def open_checkpoint(self, row: Any) -> StoredCheckpoint:
+        """The checkpoint of a row.
+
+        Raises:
+            CorruptCheckpoint: It is not as it was stored.
+            UnreadableType: It holds a type that can't be built.
+        """
+        try:
+            columns = (*row[:6], row.metadata)
+            body = self.sealer.open("checkpoints", columns, row, row.body)
+            checkpoint, odd, without = self._unpack(row.type, body)
+            metadata = {**json.loads(row.metadata), **odd}
+        except Damaged as error:
+            raise CorruptCheckpoint(*row[:3], None, str(error)) from error
+        except UnreadableType as error:
+            raise _located(error, row[:3], "the metadata") from error
+        return StoredCheckpoint(row, checkpoint, cast("CheckpointMetadata", metadata), without)
+
+    def as_root(self, row: Any) -> Row:
+        """The row of a checkpoint whose parent was deleted.
+
+        Raises:
+            CorruptCheckpoint: It is not as it was stored.
+        """
+        thread_id, checkpoint_ns, checkpoint_id, _, run_id, created = row[:6]
+        try:
+            columns = (*row[:6], row.metadata)
+            body = self.sealer.open("checkpoints", columns, row, row.body)
+        except Damaged as error:
+            raise CorruptCheckpoint(*row[:3], None, str(error)) from error
+        columns = (thread_id, checkpoint_ns, checkpoint_id, None, run_id, created, row.metadata)
+        proof, stored = self.sealer.seal("checkpoints", columns, row.type, body)
+        keys = self._keys(thread_id, checkpoint_ns, checkpoint_id, None, run_id)
+        return (*keys, created, *proof, row.metadata, stored)
+
+    def write_rows(
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str
+    ) -> tuple[list[Row], bool]:
+        """The rows of one task's writes, and whether they replace what is stored.
+
+        Errors, interrupts and resumes may change; an ordinary write is stored once and stays.
+        """
+        thread_id, checkpoint_ns, checkpoint_id = address(config)
+        if checkpoint_id is None:
+            raise ValueError(
+                f"put_writes on thread {thread_id!r}: the config names no checkpoint_id to attach writes to"
+            )
+        check_key("task_id", task_id)
+        check_key("task_path", task_path)
+        start = self._keys(thread_id, checkpoint_ns, checkpoint_id, task_id)
+        rows: list[Row] = []
+        for position, (channel, value) in enumerate(writes):
+            kind, content = self._pack(value)
+            idx = WRITES_IDX_MAP.get(channel, position)
+            check_key("channel", channel)
+            columns = (thread_id, checkpoint_ns, checkpoint_id, task_id, idx, task_path, channel)
+            proof, stored = self.sealer.seal("writes", columns, kind, content)
+            rows.append((*start, idx, *self._keys(task_path, channel), *proof, stored))
+        return rows, all(channel in WRITES_IDX_MAP for channel, _ in writes)
+
+    def open_write(self, row: Any) -> PendingWrite:
+        """A row of the writes table as LangGraph wants it.
+
+        Raises:
+            CorruptCheckpoint: It is not as it was stored.
+            UnreadableType: It is of a type that can't be built.
+        """
+        try:
+            content = self.sealer.open("writes", tuple(row[:7]), row, row.value)
+            return row.task_id, row.channel, self._unpack(row.type, content)
+        except Damaged as error:
+            raise CorruptCheckpoint(*row[:3], row.channel, f"a pending write of it: {error}") from error
+        except UnreadableType as error:
+            raise _located(error, row[:3], f"channel {row.channel!r}") from error
+
+    def load(self, value: Value, checkpoint_id: str) -> Any:
+        """A channel's value from its bytes.
+
+        Raises:
+            CorruptCheckpoint: The serializer can't read it.
+            UnreadableType: It is of a type that can't be built.
+        """
+        try:
+            return self._loads(value.type, value.content)
+        except Damaged as error:
+            where = (value.thread_id, value.checkpoint_ns, checkpoint_id)
+            raise CorruptCheckpoint(*where, value.channel, str(error)) from error
+        except UnreadableType as error:
+            where = (value.thread_id, value.checkpoint_ns, checkpoint_id)
+            raise _located(error, where, f"channel {value.channel!r}") from error
+
+    def _value(self, thread_id: str, checkpoint_ns: str, channel: str, version: str | float, value: Any) -> Value:
+        key = check_key("version", version_key(version))
+        kind, content = self.serde.dumps_typed(value)
+        return Value(thread_id, checkpoint_ns, check_key("channel", channel), key, kind, bytes(content))
+
+    def _keys(self, *texts: str | None) -> tuple[Any, ...]:
+        return tuple(None if text is None else self._key(text) for text in texts)
+
+    def _pack(self, value: Any) -> tuple[str, bytes]:
+        kind, content = self.serde.dumps_typed(value)
+        if len(content) >= _COMPRESS_FROM:
+            packed = zstandard.ZstdCompressor(level=1, write_checksum=True).compress(content)
+            if len(packed) < len(content):
+                return _ZSTD + kind, packed
+        return kind, bytes(content)
+
+    def _unpack(self, kind: str, content: bytes) -> Any:
+        if kind.startswith(_ZSTD):
+            try:
+                if zstandard.get_frame_parameters(content).content_size > _LARGEST:
+                    raise Damaged("its frame says that it is larger than anything that can be stored")
+                content = zstandard.ZstdDecompressor().decompress(content)
+            except zstandard.ZstdError as error:
+                raise Damaged(f"it can't be unpacked ({error})") from error
+        return self._loads(kind.removeprefix(_ZSTD), content)
+
+    def _loads(self, kind: str, content: bytes) -> Any:
+        try:
+            return self.serde.loads_typed((kind, content))
+        except UnreadableType:
+            raise
+        except Exception as error:
+            raise Damaged(f"the serializer can't read it ({type(error).__name__}: {error})") from error
 
 
 def address(config: RunnableConfig) -> tuple[str, str, str | None]:
@@ -130,15 +266,16 @@ def address(config: RunnableConfig) -> tuple[str, str, str | None]:
 
     Raises:
         ValueError: The config names no thread.
+        InvalidKey: One of them can't be stored.
     """
     configurable = config.get("configurable", {})
     if "thread_id" not in configurable:
         raise ValueError('the config names no thread: pass {"configurable": {"thread_id": "..."}}')
     checkpoint_id = configurable.get("checkpoint_id")
     return (
-        str(configurable["thread_id"]),
-        configurable.get("checkpoint_ns") or "",
-        None if checkpoint_id is None else str(checkpoint_id),
+        check_key("thread_id", str(configurable["thread_id"])),
+        check_key("checkpoint_ns", configurable.get("checkpoint_ns") or ""),
+        None if checkpoint_id is None else check_key("checkpoint_id", str(checkpoint_id)),
     )
 
 
@@ -151,3 +288,11 @@ def make_config(thread_id: str, checkpoint_ns: str, checkpoint_id: str) -> Runna
             "checkpoint_id": checkpoint_id,
         }
     }
+
+
+def _located(error: UnreadableType, where: Sequence[str], what: str) -> UnreadableType:
+    thread_id, checkpoint_ns, checkpoint_id = where
+    return UnreadableType(
+        error.type_name,
+        f"thread {thread_id!r}, namespace {checkpoint_ns!r}, checkpoint {checkpoint_id!r}, {what}: {error}",
+    )

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
+import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from checkpoints import sqlite
+from checkpoints.dialects import Settings, open_dialect
 from checkpoints.errors import ReadFailed, SaverClosed
+from checkpoints.frames import Frames
+from checkpoints.rows import Sealer
 from checkpoints.schema import Schema
 from checkpoints.writer import Writer
 
@@ -18,6 +23,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import URL, Connection, Engine
 
+    from checkpoints.dialects import Synchronous
+    from checkpoints.encryption import Encryption
     from checkpoints.writer import Call, Rows
 
 T = TypeVar("T")
@@ -26,30 +33,37 @@ _READERS = 4
 _READER = "checkpoints-reader"
 
 
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to open a database; `SQLAlchemySaver` tells what each means."""
+
+    prefix: str
+    schema: str | None
+    encryption: Encryption | None
+    synchronous: Synchronous
+    timeout: float
+    max_queued: int
+    memory: int
+
+
 class Database:
     """What a saver and its clones share. Closed by hand, or when the last of them is gone, or at exit."""
 
-    def __init__(
-        self,
-        url: str | URL,
-        *,
-        prefix: str,
-        synchronous: sqlite.Synchronous,
-        busy_timeout: float,
-        max_queued: int,
-    ) -> None:
-        self.schema = Schema(prefix)
-        self._engine = sqlite.make_engine(
-            sqlite.parse_url(url),
-            synchronous=synchronous,
-            busy_timeout=busy_timeout,
-            connections=_READERS + 1,
+    def __init__(self, url: str | URL, options: Options) -> None:
+        self.dialect, parsed = open_dialect(url)
+        self.place = parsed.render_as_string(hide_password=True)
+        self.schema = Schema(self.dialect, self.place, options.prefix, options.schema)
+        self.sealer = Sealer(options.encryption)
+        self.frames = Frames(self.schema, self.sealer, options.memory)
+        self.engine = self.dialect.make_engine(
+            parsed, Settings(options.timeout, options.synchronous, connections=_READERS + 1)
         )
-        self.url = self._engine.url
+        self._timeout = options.timeout
+        self._reading = self.dialect.reading(self.engine)
         # Our own threads: an event loop's default executor may be full of agents that block.
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix=_READER)
-        self._writer = Writer(self._engine, self.schema, max_queued)
-        self.close = weakref.finalize(self, _close, self._writer, self._readers, self._engine)
+        self._writer = Writer(self.engine, self.schema, self.frames, options.timeout, options.max_queued)
+        self.close = weakref.finalize(self, _close, self._writer, self._readers, self.engine)
 
     async def aclose(self) -> None:
         """Close without blocking the event loop."""
@@ -60,20 +74,29 @@ class Database:
             await asyncio.wrap_future(closing)
 
     def read(self, query: Callable[[Connection], T]) -> T:
-        """Run queries that see one state of the database, in this thread."""
-        if not self.close.alive:
-            raise SaverClosed("this saver was closed: open a new SQLAlchemySaver")
-        try:
-            self.schema.ensure(self._engine)
-            with self._engine.connect() as connection:
-                return query(connection)
-        except sqlite.ERRORS as error:
-            raise ReadFailed(f"can't read {self.url}: {sqlite.reason(error)}") from error
+        """Run queries that see one state of the database, in this thread; again if the connection breaks.
+
+        Raises:
+            ReadFailed: The database can't be read.
+            SaverClosed: The saver is closed.
+        """
+        give_up = time.monotonic() + self._timeout
+        pause = 0.01
+        while True:
+            self._check_open()
+            try:
+                self.schema.ensure(self.engine)
+                with self._reading.connect() as connection:
+                    return query(connection)
+            except self.dialect.error as error:
+                if not self.dialect.is_transient(error) or time.monotonic() + pause > give_up:
+                    raise ReadFailed(f"can't read {self.place}: {self.dialect.explain(error)}") from error
+            time.sleep(random.uniform(pause / 2, pause))  # noqa: S311 - spreads retries
+            pause = min(2 * pause, 1.0)
 
     async def aread(self, query: Callable[[Connection], T]) -> T:
-        """Run queries that see one state of the database, in a reader thread."""
-        if not self.close.alive:
-            raise SaverClosed("this saver was closed: open a new SQLAlchemySaver")
+        """`read` in a reader thread."""
+        self._check_open()
         return await asyncio.get_running_loop().run_in_executor(self._readers, self.read, query)
 
     def write(self, work: Rows | Call) -> Any:
@@ -83,6 +106,10 @@ class Database:
     async def awrite(self, work: Rows | Call) -> Any:
         """`write` without blocking the event loop."""
         return await self._writer.awrite(work)
+
+    def _check_open(self) -> None:
+        if not self.close.alive:
+            raise SaverClosed("this saver was closed: open a new SQLAlchemySaver")
 
 
 def _close(writer: Writer, readers: ThreadPoolExecutor, engine: Engine) -> None:

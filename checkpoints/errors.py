@@ -3,16 +3,21 @@
 ::
 
     CheckpointsError
-    ├── UnsupportedDatabase   the URL names a database this version cannot use
+    ├── UnsupportedDatabase   the URL names a database or a driver that can't be used
+    ├── InvalidKey            an id is too long, or not text that a database can hold
     ├── SchemaTooNew          the tables were made by a newer version of this package
+    ├── SchemaTooOld          they were made by an older one: upgrade them
     ├── SaverClosed           the saver was closed, or belongs to a process that forked
     ├── ReadFailed            the database could not be read; ``__cause__`` is its own error
     ├── WriteFailed           nothing of a call is stored; ``__cause__`` is the database's own error
-    │   └── DatabaseBusy      another process kept the database locked for too long
+    │   └── DatabaseBusy      it was locked, restarting or out of reach for too long
+    ├── CorruptCheckpoint     what is stored is damaged, incomplete or encrypted
+    ├── UnreadableType        a value's type is not allowed, was moved or has changed
     ├── ThreadExists          the target of a copy already has checkpoints
     └── LeaseError            about the right to run a thread
         ├── LeaseHeld         another owner has it
         └── LeaseLost         it is no longer yours
+            └── Fenced        so a write with it was refused
 """
 
 from __future__ import annotations
@@ -28,11 +33,19 @@ class CheckpointsError(Exception):
 
 
 class UnsupportedDatabase(CheckpointsError):
-    """The URL names a database this version cannot use."""
+    """The URL names a database or a driver that can't be used."""
+
+
+class InvalidKey(CheckpointsError, ValueError):
+    """An id is too long, or not text that a database can hold."""
 
 
 class SchemaTooNew(CheckpointsError):
     """The tables in the database were made by a newer version of this package."""
+
+
+class SchemaTooOld(CheckpointsError):
+    """The tables in the database were made by an older version of this package, and must be upgraded."""
 
 
 class SaverClosed(CheckpointsError):
@@ -48,7 +61,47 @@ class WriteFailed(CheckpointsError):
 
 
 class DatabaseBusy(WriteFailed):
-    """Another process kept the database locked for longer than the saver was told to wait."""
+    """The database was locked, restarting or out of reach for longer than the saver was told to wait.
+
+    If the connection broke while it committed, the call may be stored; repeating it does no harm.
+    """
+
+
+class CorruptCheckpoint(CheckpointsError):
+    """What is stored is damaged, incomplete, or can't be decrypted.
+
+    Attributes:
+        thread_id: The thread.
+        checkpoint_ns: Its namespace; the root is ``""``.
+        checkpoint_id: The checkpoint.
+        channel: The channel whose value or write it is; None for the checkpoint itself.
+    """
+
+    def __init__(
+        self, thread_id: str, checkpoint_ns: str, checkpoint_id: str, channel: str | None, reason: str
+    ) -> None:
+        what = "" if channel is None else f", channel {channel!r}"
+        where = f"checkpoint {checkpoint_id!r} of thread {thread_id!r}, namespace {checkpoint_ns!r}{what}"
+        super().__init__(
+            f"{where}: {reason}. Restore it from a backup, go on from an earlier checkpoint, or open the saver "
+            "with fall_back=True to have the newest readable one"
+        )
+        self.thread_id = thread_id
+        self.checkpoint_ns = checkpoint_ns
+        self.checkpoint_id = checkpoint_id
+        self.channel = channel
+
+
+class UnreadableType(CheckpointsError):
+    """A stored value is of a type that is not allowed, can't be found, or no longer fits.
+
+    Attributes:
+        type_name: The type as it was stored, ``"module:Name"``.
+    """
+
+    def __init__(self, type_name: str, reason: str) -> None:
+        super().__init__(reason)
+        self.type_name = type_name
 
 
 class ThreadExists(CheckpointsError):
@@ -92,3 +145,7 @@ class LeaseLost(LeaseError):
         )
         self.thread_id = thread_id
         self.owner = owner
+
+
+class Fenced(LeaseLost):
+    """A write through a fenced saver whose lease is no longer the thread's: nothing of it is stored."""

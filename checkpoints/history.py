@@ -10,17 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import and_, literal, select
 
-from checkpoints.codec import address, decode_body, version_key
-from checkpoints.reader import Reader
+from checkpoints.codec import address
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from langchain_core.runnables import RunnableConfig
     from langgraph.checkpoint.base import DeltaChannelHistory
-    from langgraph.checkpoint.serde.base import SerializerProtocol
     from sqlalchemy import Connection
 
+    from checkpoints.reader import Reader
     from checkpoints.schema import Schema
 
 # LangGraph's default is a stored value at every hundredth update: most walks take one or two steps.
@@ -28,37 +27,34 @@ _FIRST_STRIDE, _LONGEST_STRIDE = 64, 1024
 
 
 def delta_history(
-    schema: Schema,
-    serde: SerializerProtocol,
-    config: RunnableConfig,
-    channels: Sequence[str],
-    connection: Connection,
+    reader: Reader, config: RunnableConfig, channels: Sequence[str], connection: Connection
 ) -> Mapping[str, DeltaChannelHistory]:
-    """What ``get_delta_channel_history`` returns."""
-    stored = _stored_versions(schema, connection, config, channels)
+    """What ``get_delta_channel_history`` returns.
+
+    Raises:
+        CorruptCheckpoint: A value or a write is not as it was stored.
+    """
+    codec = reader.codec
     line: dict[str, set[str]] = {}  # ancestor -> the channels whose writes there count, nearest ancestor first
-    seeds: dict[str, str] = {}  # channel -> the version of its nearest stored value
+    seeds: dict[str, tuple[Any, str]] = {}  # channel -> the row and the version of its nearest stored value
     remaining = set(channels)
-    for row in ancestors(schema, connection, config):
+    for row in ancestors(codec.schema, connection, config):
         line[row.checkpoint_id] = set(remaining)  # also where the value is stored: it was stored before these writes
-        checkpoint, _ = decode_body(serde, row)
-        for channel in list(remaining):
-            version = checkpoint["channel_versions"].get(channel)
-            if version is not None and (channel, version_key(version)) in stored:
-                seeds[channel] = version_key(version)
-                remaining.discard(channel)
+        versions = codec.open_checkpoint(row).versions
+        for channel in remaining & versions.keys():
+            seeds[channel] = (row, versions[channel])
+        remaining -= seeds.keys()
         if not remaining:
             break
-    writes = _writes(schema, connection, config, line, channels)
-    values = _values(schema, connection, config, seeds)
-    reader = Reader(schema, serde)
+    writes = _writes(codec.schema, connection, config, line, channels)
     histories: dict[str, DeltaChannelHistory] = {channel: {"writes": []} for channel in channels}
     for checkpoint_id, counting in reversed(line.items()):
         for row in writes.get(checkpoint_id, []):
             if row.channel in counting:
-                histories[row.channel]["writes"].append(reader.pending_write(row))
-    for channel in seeds:
-        histories[channel]["seed"] = serde.loads_typed(values[channel])
+                histories[row.channel]["writes"].append(codec.open_write(row))
+    values = reader.values(connection, ((row, {channel: version}) for channel, (row, version) in seeds.items()))
+    for channel, (row, version) in seeds.items():
+        histories[channel]["seed"] = reader.value(values, row, channel, version)
     return histories
 
 
@@ -87,17 +83,6 @@ def ancestors(schema: Schema, connection: Connection, config: RunnableConfig) ->
         stride = min(stride * 4, _LONGEST_STRIDE)
 
 
-def _stored_versions(
-    schema: Schema, connection: Connection, config: RunnableConfig, channels: Sequence[str]
-) -> set[tuple[str, str]]:
-    thread_id, checkpoint_ns, _ = address(config)
-    c = schema.values.c
-    query = select(c.channel, c.version).where(
-        c.thread_id == thread_id, c.checkpoint_ns == checkpoint_ns, c.channel.in_(channels)
-    )
-    return {(row.channel, row.version) for row in connection.execute(query)}
-
-
 def _writes(
     schema: Schema,
     connection: Connection,
@@ -119,22 +104,4 @@ def _writes(
         )
         for row in connection.execute(query.order_by(c.task_path, c.task_id, c.idx)):
             found.setdefault(row.checkpoint_id, []).append(row)
-    return found
-
-
-def _values(
-    schema: Schema, connection: Connection, config: RunnableConfig, versions: Mapping[str, str]
-) -> dict[str, tuple[str, bytes]]:
-    thread_id, checkpoint_ns, _ = address(config)
-    c = schema.values.c
-    found: dict[str, tuple[str, bytes]] = {}
-    for channel, version in versions.items():
-        query = select(c.type, c.value).where(
-            c.thread_id == thread_id,
-            c.checkpoint_ns == checkpoint_ns,
-            c.channel == channel,
-            c.version == version,
-        )
-        row = connection.execute(query).one()
-        found[channel] = (row.type, row.value)
     return found

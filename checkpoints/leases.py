@@ -21,10 +21,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import select, update
 
-from checkpoints import sqlite
 from checkpoints.errors import LeaseHeld, LeaseLost
+from checkpoints.rows import check_key
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,11 +43,13 @@ class Lease:
         thread_id: The thread.
         owner: Who has it.
         expires: When it ends unless it is renewed (UTC, the database's clock).
+        epoch: How many owners the thread has had, this one included. See `SQLAlchemySaver.fenced`.
     """
 
     thread_id: str
     owner: str
     expires: datetime
+    epoch: int
 
 
 def process_owner() -> str:
@@ -126,43 +128,55 @@ class Leasing:
 
 
 def _acquire(schema: Schema, thread_id: str, owner: str, ttl: float, connection: Connection) -> Lease:
-    for held in _live(schema, thread_id, connection):
-        if held.owner != owner:
-            raise LeaseHeld(thread_id, held.owner, held.expires)
-    expires = _now(connection) + ttl
-    connection.execute(schema.put_lease, {"thread_id": thread_id, "owner": owner, "expires": expires})
-    return Lease(thread_id, owner, datetime.fromtimestamp(expires, UTC))
+    check_key("thread_id", thread_id)
+    check_key("owner", owner)
+    c, dialect = schema.leases.c, schema.dialect
+    # The row must be there to be locked: two that both find none would both get the thread.
+    dialect.insert(connection, schema.add_lease, [(dialect.key(thread_id), dialect.key(""), 0, 0.0)])
+    row = connection.execute(select(schema.leases).where(c.thread_id == thread_id).with_for_update()).one()
+    now = _now(schema, connection)
+    if row.owner not in {owner, ""} and row.expires > now and not _is_dead(row.owner):
+        raise LeaseHeld(thread_id, row.owner, datetime.fromtimestamp(row.expires, UTC))
+    epoch = row.epoch if row.owner == owner else row.epoch + 1
+    mine = update(schema.leases).where(c.thread_id == thread_id)
+    connection.execute(mine.values(owner=owner, epoch=epoch, expires=now + ttl))
+    return Lease(thread_id, owner, datetime.fromtimestamp(now + ttl, UTC), epoch)
 
 
 def _renew(schema: Schema, thread_id: str, owner: str, ttl: float, connection: Connection) -> Lease:
     c = schema.leases.c
-    expires = _now(connection) + ttl
-    mine = update(schema.leases).where(c.thread_id == thread_id, c.owner == owner)
-    if connection.execute(mine.values(expires=expires)).rowcount == 0:
+    epoch = connection.scalar(
+        select(c.epoch).where(c.thread_id == thread_id, c.owner == owner).with_for_update()
+    )
+    if epoch is None or not owner:
         raise LeaseLost(thread_id, owner)
-    return Lease(thread_id, owner, datetime.fromtimestamp(expires, UTC))
+    expires = _now(schema, connection) + ttl
+    connection.execute(update(schema.leases).where(c.thread_id == thread_id).values(expires=expires))
+    return Lease(thread_id, owner, datetime.fromtimestamp(expires, UTC), epoch)
 
 
 def _release(schema: Schema, thread_id: str, owner: str, connection: Connection) -> None:
+    # The row stays, with its epoch: a later owner must not get the number of an earlier one.
     c = schema.leases.c
-    connection.execute(delete(schema.leases).where(c.thread_id == thread_id, c.owner == owner))
+    mine = update(schema.leases).where(c.thread_id == thread_id, c.owner == owner)
+    connection.execute(mine.values(owner="", expires=0.0))
 
 
 def _live(schema: Schema, thread_id: str | None, connection: Connection) -> list[Lease]:
     table = schema.leases
-    query = select(table).where(table.c.expires > sqlite.now()).order_by(table.c.thread_id)
+    query = select(table).where(table.c.expires > schema.dialect.now(), table.c.owner != "")
     if thread_id is not None:
         query = query.where(table.c.thread_id == thread_id)
-    rows: Sequence[Any] = connection.execute(query).all()
+    rows: Sequence[Any] = connection.execute(query.order_by(table.c.thread_id)).all()
     return [
-        Lease(row.thread_id, row.owner, datetime.fromtimestamp(row.expires, UTC))
+        Lease(row.thread_id, row.owner, datetime.fromtimestamp(row.expires, UTC), row.epoch)
         for row in rows
         if not _is_dead(row.owner)
     ]
 
 
-def _now(connection: Connection) -> float:
-    return connection.execute(select(sqlite.now())).scalar_one()
+def _now(schema: Schema, connection: Connection) -> float:
+    return float(connection.execute(select(schema.dialect.now())).scalar_one())
 
 
 def _is_dead(owner: str) -> bool:

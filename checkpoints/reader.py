@@ -2,45 +2,53 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from typing import TYPE_CHECKING, Any, cast
 
 from langgraph.checkpoint.base import CheckpointTuple, writes_sort_key
-from sqlalchemy import and_, not_, select, tuple_
+from sqlalchemy import and_, not_, or_, select, true, tuple_
 
-from checkpoints import sqlite
-from checkpoints.codec import address, decode_body, decode_metadata, is_json, make_config, version_key
+from checkpoints.codec import address, dump_json, is_json, make_config
+from checkpoints.errors import CorruptCheckpoint
+from checkpoints.frames import Unframer
+from checkpoints.rows import Damaged
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from langchain_core.runnables import RunnableConfig
-    from langgraph.checkpoint.base import Checkpoint, PendingWrite
-    from langgraph.checkpoint.serde.base import SerializerProtocol
-    from sqlalchemy import Connection, Select
+    from sqlalchemy import Column, ColumnElement, Connection, Select
 
-    from checkpoints.schema import Schema
+    from checkpoints.codec import Codec, StoredCheckpoint
+    from checkpoints.frames import Frames
 
 PAGE = 50
 """Checkpoints fetched at once by ``list``: few enough to hold, many enough to be quick."""
 
-ValueKey = tuple[str, str, str, str]
-"""Thread, namespace, channel and version of a stored channel value."""
+VALUE_KEY = ("thread_id", "checkpoint_ns", "channel", "version")
+CHECKPOINT_KEY = ("thread_id", "checkpoint_ns", "checkpoint_id")
 
 CheckpointKey = tuple[str, str, str]
 """Thread, namespace and id of a checkpoint."""
 
+_log = logging.getLogger("checkpoints")
+
 
 class Reader:
-    """Reads checkpoints with one serializer.
+    """Reads checkpoints.
 
     Args:
-        schema: The tables to read.
-        serde: What turns bytes into values.
+        codec: What makes values of rows.
+        frames: Told what the newest values are.
+        fall_back: Whether a damaged newest checkpoint is passed over for its nearest readable ancestor.
     """
 
-    def __init__(self, schema: Schema, serde: SerializerProtocol) -> None:
-        self._schema = schema
-        self._serde = serde
+    def __init__(self, codec: Codec, frames: Frames, *, fall_back: bool) -> None:
+        self.codec = codec
+        self._schema = codec.schema
+        self._frames = frames
+        self._fall_back = fall_back
 
     def get(self, connection: Connection, config: RunnableConfig) -> CheckpointTuple | None:
         """The checkpoint a config points to: the newest of its namespace if it names none."""
@@ -48,11 +56,22 @@ class Reader:
         table = self._schema.checkpoints
         query = select(table).where(table.c.thread_id == thread_id, table.c.checkpoint_ns == checkpoint_ns)
         if checkpoint_id:
-            query = query.where(table.c.checkpoint_id == checkpoint_id)
-        else:
-            query = query.order_by(table.c.checkpoint_id.desc()).limit(1)
-        found = self.assemble(connection, connection.execute(query).all())
-        return found[0] if found else None
+            rows = connection.execute(query.where(table.c.checkpoint_id == checkpoint_id)).all()
+            return next(iter(self.assemble(connection, rows)), None)
+        newest = query.order_by(table.c.checkpoint_id.desc()).limit(1)
+        rows = connection.execute(newest).all()
+        while rows:
+            try:
+                return self.assemble(connection, rows, newest=True)[0]
+            except CorruptCheckpoint as error:
+                if not self._fall_back:
+                    raise
+                _log.warning("passed over: %s", error)
+                # Its parent, if the row can still tell which; else whatever came before it.
+                before = query.where(table.c.checkpoint_id < rows[0].checkpoint_id)
+                parent = connection.execute(before.where(table.c.checkpoint_id == rows[0].parent_id)).all()
+                rows = parent or connection.execute(before.order_by(table.c.checkpoint_id.desc()).limit(1)).all()
+        return None
 
     def heads(self, connection: Connection, limit: int | None, thread_id: str | None) -> list[CheckpointTuple]:
         """The newest checkpoint of each thread's root namespace, newest first."""
@@ -74,57 +93,65 @@ class Reader:
             query = query.where(table.c.thread_id == thread_id)
         return self.assemble(connection, connection.execute(query).all())
 
-    def assemble(self, connection: Connection, rows: Sequence[Any]) -> list[CheckpointTuple]:
-        """Rows of the checkpoints table, completed with their values and their writes."""
-        bodies = [decode_body(self._serde, row) for row in rows]
-        keys = [
-            (row.thread_id, row.checkpoint_ns, channel, version_key(version))
-            for row, (checkpoint, _) in zip(rows, bodies, strict=True)
-            for channel, version in checkpoint["channel_versions"].items()
-        ]
-        values = self._values(connection, keys)
-        writes = self._writes(connection, [_key(row) for row in rows])
-        return [
-            self._tuple(row, checkpoint, odd, values, writes.get(_key(row), []))
-            for row, (checkpoint, odd) in zip(rows, bodies, strict=True)
-        ]
+    def assemble(
+        self, connection: Connection, rows: Sequence[Any], *, newest: bool = False
+    ) -> list[CheckpointTuple]:
+        """Rows of the checkpoints table, completed with their values and their writes.
 
-    def _tuple(
-        self,
-        row: Any,
-        checkpoint: Checkpoint,
-        odd: Mapping[str, Any],
-        values: Mapping[ValueKey, tuple[str, bytes]],
-        writes: Sequence[Any],
-    ) -> CheckpointTuple:
-        for channel, version in checkpoint["channel_versions"].items():
-            stored = values.get((row.thread_id, row.checkpoint_ns, channel, version_key(version)))
-            if stored is not None:
-                checkpoint["channel_values"][channel] = self._serde.loads_typed(stored)
-        parent_id = row.parent_id
-        return CheckpointTuple(
-            config=make_config(*_key(row)),
-            checkpoint=checkpoint,
-            metadata=decode_metadata(row, odd),
-            parent_config=make_config(row.thread_id, row.checkpoint_ns, parent_id) if parent_id else None,
-            pending_writes=[self.pending_write(write) for write in writes],
+        Raises:
+            CorruptCheckpoint: One of them is not as it was stored.
+        """
+        stored = [self.codec.open_checkpoint(row) for row in rows]
+        values = self.values(connection, ((one.row, one.versions) for one in stored))
+        writes = self._writes(connection, [checkpoint_key(row) for row in rows])
+        return [self._tuple(one, values, writes.get(checkpoint_key(one.row), []), newest=newest) for one in stored]
+
+    def values(self, connection: Connection, wanted: Iterable[tuple[Any, Mapping[str, str]]]) -> Unframer:
+        """Values of channels, by checkpoint row and versions."""
+        keys = dict.fromkeys(
+            (row.thread_id, row.checkpoint_ns, channel, version)
+            for row, versions in wanted
+            for channel, version in versions.items()
+        )
+        dialect = self._schema.dialect
+        return Unframer(
+            self.codec.sealer, dialect.chains_by_key(connection, self._schema.values, VALUE_KEY, list(keys))
         )
 
-    def pending_write(self, row: Any) -> PendingWrite:
-        """A row of the writes table as LangGraph wants it."""
-        return row.task_id, row.channel, self._serde.loads_typed((row.type, row.value))
+    def value(self, values: Unframer, row: Any, channel: str, version: str, *, newest: bool = False) -> Any:
+        """A channel's value at a checkpoint.
 
-    def _values(self, connection: Connection, keys: Sequence[ValueKey]) -> dict[ValueKey, tuple[str, bytes]]:
-        names = ("thread_id", "checkpoint_ns", "channel", "version")
-        rows = sqlite.rows_by_key(connection, self._schema.values, names, list(dict.fromkeys(keys)))
-        return {(row.thread_id, row.checkpoint_ns, row.channel, row.version): (row.type, row.value) for row in rows}
+        Raises:
+            CorruptCheckpoint: It is not there, or not as it was stored.
+        """
+        try:
+            value, depth = values.value(row.thread_id, row.checkpoint_ns, channel, version)
+        except Damaged as error:
+            raise CorruptCheckpoint(*checkpoint_key(row), channel, str(error)) from error
+        if newest:
+            self._frames.met(value, depth)
+        return self.codec.load(value, row.checkpoint_id)
+
+    def _tuple(
+        self, stored: StoredCheckpoint, values: Unframer, writes: Sequence[Any], *, newest: bool
+    ) -> CheckpointTuple:
+        row, checkpoint = stored.row, stored.checkpoint
+        for channel, version in stored.versions.items():
+            checkpoint["channel_values"][channel] = self.value(values, row, channel, version, newest=newest)
+        parent_id = row.parent_id
+        return CheckpointTuple(
+            config=make_config(*checkpoint_key(row)),
+            checkpoint=checkpoint,
+            metadata=stored.metadata,
+            parent_config=make_config(row.thread_id, row.checkpoint_ns, parent_id) if parent_id else None,
+            pending_writes=[self.codec.open_write(write) for write in writes],
+        )
 
     def _writes(self, connection: Connection, keys: Sequence[CheckpointKey]) -> dict[CheckpointKey, list[Any]]:
-        names = ("thread_id", "checkpoint_ns", "checkpoint_id")
-        rows = sqlite.rows_by_key(connection, self._schema.writes, names, keys)
+        rows = self._schema.dialect.rows_by_key(connection, self._schema.writes, CHECKPOINT_KEY, keys)
         found: dict[CheckpointKey, list[Any]] = {}
         for row in sorted(rows, key=lambda row: writes_sort_key(row.task_path, row.task_id, row.idx)):
-            found.setdefault(_key(row), []).append(row)
+            found.setdefault(checkpoint_key(row), []).append(row)
         return found
 
 
@@ -132,8 +159,7 @@ class Search:
     """One ``list``: finds a page at a time, newest first, and holds nothing in the database between pages.
 
     Args:
-        schema: The tables to search.
-        serde: What turns bytes into values.
+        reader: What makes checkpoints of rows.
         config: Where to look; None for all threads. Without a ``checkpoint_ns`` all namespaces count.
         filter_: What the metadata must hold.
         before: Only checkpoints older than the one this config names.
@@ -142,17 +168,19 @@ class Search:
 
     def __init__(
         self,
-        schema: Schema,
-        serde: SerializerProtocol,
+        reader: Reader,
         config: RunnableConfig | None,
         *,
         filter_: Mapping[str, Any] | None,
         before: RunnableConfig | None,
         limit: int | None,
     ) -> None:
-        self._schema = schema
-        self._reader = Reader(schema, serde)
-        self._filter = filter_ or {}
+        self._table = reader.codec.schema.checkpoints
+        self._reader = reader
+        # As JSON gives it back: what is stored has lists for tuples.
+        self._filter = {
+            key: json.loads(dump_json(value)) if is_json(value) else value for key, value in (filter_ or {}).items()
+        }
         self._query = self._build(config, before)
         self._remaining = limit
         self._last: CheckpointKey | None = None
@@ -160,7 +188,7 @@ class Search:
 
     def page(self, connection: Connection) -> list[CheckpointTuple]:
         """The next checkpoints; sets `done` when there are no more."""
-        c = self._schema.checkpoints.c
+        c = self._table.c
         size = PAGE if self._remaining is None else min(PAGE, self._remaining)
         query = self._query.limit(size)
         if self._last is not None:
@@ -170,14 +198,14 @@ class Search:
         rows = connection.execute(query).all()
         found = [item for item in self._reader.assemble(connection, rows) if self._matches(item.metadata)]
         if rows:
-            self._last = _key(rows[-1])
+            self._last = checkpoint_key(rows[-1])
         if self._remaining is not None:
             self._remaining -= len(found)
         self.done = len(rows) < size or self._remaining == 0
         return found
 
     def _build(self, config: RunnableConfig | None, before: RunnableConfig | None) -> Select[Any]:
-        table = self._schema.checkpoints
+        table = self._table
         query = select(table).order_by(
             table.c.checkpoint_id.desc(), table.c.thread_id.desc(), table.c.checkpoint_ns.desc()
         )
@@ -191,18 +219,39 @@ class Search:
         before_id = before.get("configurable", {}).get("checkpoint_id") if before else None
         if before_id:
             query = query.where(table.c.checkpoint_id < before_id)
-        for key, value in self._filter.items():
-            if is_json(value):
-                query = query.where(sqlite.json_equals(table.c.metadata, key, value))
+        if self._reader.codec.sealer.encryption is None:  # else the text tells nothing
+            query = query.where(*(may_have(table.c.metadata, key, value) for key, value in self._filter.items()))
         return query
 
     def _matches(self, metadata: Any) -> bool:
-        """Check what SQL could not: values that JSON can't hold, and keys that must be absent."""
         found = cast("Mapping[str, Any]", metadata)
-        return all(
-            found.get(key) == value for key, value in self._filter.items() if value is None or not is_json(value)
-        )
+        return all(found.get(key) == value for key, value in self._filter.items())
 
 
-def _key(row: Any) -> CheckpointKey:
+def may_have(column: Column[str], key: str, value: Any) -> ColumnElement[bool]:
+    """Whether the JSON text in a column may have this value under this key, for the database to sort out most rows.
+
+    The texts are canonical, so one that has the entry contains it literally. So may a nested object.
+    """
+    if value is None or not is_json(value):  # an absent key counts as None; what JSON can't hold is elsewhere
+        return true()
+    texts = [dump_json(value)] if isinstance(value, str) else _equal_numbers(value)
+    start = dump_json({key: None})[1:-5]
+    return or_(*(column.contains(start + text, autoescape=True) for text in texts))
+
+
+def _equal_numbers(value: Any) -> list[str]:
+    """How a number can stand in JSON: 1, 1.0 and true are equal. Of anything else, nothing is said."""
+    if not isinstance(value, (int, float)) or abs(value) > 2**53:
+        return [""]
+    same = {dump_json(value)}
+    if value == int(value):
+        same |= {dump_json(int(value)), dump_json(float(value))}
+    if value in {0, 1}:
+        same.add(dump_json(bool(value)))
+    return sorted(same)
+
+
+def checkpoint_key(row: Any) -> CheckpointKey:
+    """Which checkpoint a row is, or belongs to."""
     return row.thread_id, row.checkpoint_ns, row.checkpoint_id

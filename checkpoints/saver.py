@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
-from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from checkpoints import history, upkeep
-from checkpoints.codec import encode_checkpoint, encode_writes, make_config
-from checkpoints.database import Database
+from checkpoints.codec import Codec, address, make_config
+from checkpoints.database import Database, Options
+from checkpoints.keeping import Keeping
 from checkpoints.leases import Leasing
 from checkpoints.reader import Reader, Search
+from checkpoints.serializer import StrictSerializer
+from checkpoints.writer import Rows
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -30,53 +33,85 @@ if TYPE_CHECKING:
     from langgraph.checkpoint.serde.base import SerializerProtocol
     from sqlalchemy import URL
 
-    from checkpoints.sqlite import Synchronous
-    from checkpoints.writer import Call, Rows
+    from checkpoints.dialects import Synchronous
+    from checkpoints.encryption import Encryption
+    from checkpoints.leases import Lease
+    from checkpoints.writer import Call, Fence
 
 
-class SQLAlchemySaver(Leasing, BaseCheckpointSaver[str]):
-    """A LangGraph checkpointer that stores in SQL, each channel value once per version.
+class SQLAlchemySaver(Leasing, Keeping, BaseCheckpointSaver[str]):
+    """A LangGraph checkpointer that stores in SQLite, PostgreSQL, MariaDB or MySQL.
 
     Sync and async methods are two faces of the same code and may be used at once, from any number of
     threads and event loops. A method that writes returns when its rows are committed. Writes are committed
-    in the order in which they were asked for, many of them in one transaction.
+    in the order in which they were asked for, many of them in one transaction. A value is stored once per
+    version, as its difference to an earlier one where that is shorter.
 
     Opening does nothing to the database: the first use creates the tables. Close the saver with `close`,
     `aclose` or a ``with`` block; one that nobody closes is closed when it is collected or the interpreter
     leaves.
 
     Args:
-        url: An SQLAlchemy URL such as ``"sqlite:///runs.db"``. ``"sqlite://"`` or ``":memory:"`` is a
-            database in memory, which its users take in turn and which is gone when the saver is closed.
-        serde: Turns values into bytes. The default builds only types on LangGraph's list of safe ones, and
-            never unpickles; add types of your own with `with_allowlist`.
+        url: An SQLAlchemy URL: ``"sqlite:///runs.db"``, ``"postgresql://user@host/database"``,
+            ``"mysql://user@host/database"``. ``"sqlite://"`` or ``":memory:"`` is a database in memory, which
+            its users take in turn and which is gone when the saver is closed.
+        allowed_types: Types of your own that may be built from what is stored, besides LangGraph's list of
+            safe ones. Nothing is ever unpickled.
+        renamed_types: Where types are now that were stored under another name:
+            ``{"old.module:OldName": NewType}``.
+        serde: Another serializer, instead of the one that the two above are about.
+        encryption: Keys to encrypt all that is stored with, but for ids and names of channels and nodes.
+        fall_back: Whether a thread whose newest checkpoint is damaged goes on from the newest readable one
+            before it (and a warning is logged), or is an error.
         prefix: What the names of the tables begin with.
-        synchronous: ``"FULL"``: what is committed survives a power cut. ``"NORMAL"``: it survives a crash of
-            the process; a power cut may take the last commits.
-        busy_timeout: Seconds to wait for another process that is writing to the same file, before each of
-            three attempts.
+        schema: The schema they are in (in MySQL and MariaDB: the database), made if it is not there.
+        synchronous: SQLite only. ``"FULL"``: what is committed survives a power cut. ``"NORMAL"``: it survives
+            a crash of the process; a power cut may take the last commits.
+        timeout: Seconds to keep trying while the database is locked by another process, restarting or out of
+            reach.
         max_queued: Writes that wait for the next transaction; callers beyond it stand in line.
+        memory: Bytes of recent values that are remembered, to store the next ones as differences.
 
     Raises:
-        UnsupportedDatabase: The URL is not one of SQLite.
-        ValueError: The prefix can't begin a table name.
+        UnsupportedDatabase: The URL names a database or driver that can't be used.
+        ValueError: The prefix or schema can't be part of a name; or types are given with a serializer.
     """
 
     def __init__(
         self,
         url: str | URL,
         *,
+        allowed_types: Iterable[type] = (),
+        renamed_types: Mapping[str, type] | None = None,
         serde: SerializerProtocol | None = None,
+        encryption: Encryption | None = None,
+        fall_back: bool = False,
         prefix: str = "orchestra_",
+        schema: str | None = None,
         synchronous: Synchronous = "FULL",
-        busy_timeout: float = 10.0,
+        timeout: float = 10.0,
         max_queued: int = 5000,
+        memory: int = 128 << 20,
     ) -> None:
-        super().__init__(serde=serde or JsonPlusSerializer(allowed_msgpack_modules=None))
-        # Shared with the clones that `with_allowlist` makes of this saver.
+        allowed = tuple(allowed_types)
+        if serde is not None and (allowed or renamed_types):
+            raise ValueError("allowed_types and renamed_types are for the default serializer: set them on yours")
+        super().__init__(serde=serde or StrictSerializer(allowed, renamed_types))
+        # Shared with the clones that `with_allowlist` and `fenced` make of this saver.
         self._database = Database(
-            url, prefix=prefix, synchronous=synchronous, busy_timeout=busy_timeout, max_queued=max_queued
+            url,
+            Options(
+                prefix=prefix,
+                schema=schema,
+                encryption=encryption,
+                synchronous=synchronous,
+                timeout=timeout,
+                max_queued=max_queued,
+                memory=memory,
+            ),
         )
+        self._fall_back = fall_back
+        self._fence: Fence | None = None
 
     def close(self) -> None:
         """Commit all that is queued and close the database, for clones of this saver too."""
@@ -103,7 +138,7 @@ class SQLAlchemySaver(Leasing, BaseCheckpointSaver[str]):
         await self.aclose()
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._database.url!r})"
+        return f"{type(self).__name__}({self._database.place!r})"
 
     # Reading
 
@@ -131,7 +166,7 @@ class SQLAlchemySaver(Leasing, BaseCheckpointSaver[str]):
             before: Only checkpoints older than the one this config names.
             limit: How many at most.
         """
-        search = Search(self._database.schema, self.serde, config, filter_=filter, before=before, limit=limit)
+        search = Search(self._reader, config, filter_=filter, before=before, limit=limit)
         while not search.done:
             yield from self._database.read(search.page)
 
@@ -144,7 +179,7 @@ class SQLAlchemySaver(Leasing, BaseCheckpointSaver[str]):
         limit: int | None = None,
     ) -> AsyncIterator[CheckpointTuple]:
         """`list` without blocking the event loop."""
-        search = Search(self._database.schema, self.serde, config, filter_=filter, before=before, limit=limit)
+        search = Search(self._reader, config, filter_=filter, before=before, limit=limit)
         while not search.done:
             for found in await self._database.aread(search.page):
                 yield found
@@ -238,11 +273,13 @@ class SQLAlchemySaver(Leasing, BaseCheckpointSaver[str]):
 
         A delta channel of a later checkpoint that is rebuilt from these runs' writes loses them.
         """
-        self._database.write(self._delete_for_runs(run_ids))
+        while self._database.write(self._delete_for_runs(run_ids)):
+            pass
 
     async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
         """`delete_for_runs` without blocking the event loop."""
-        await self._database.awrite(self._delete_for_runs(run_ids))
+        while await self._database.awrite(self._delete_for_runs(run_ids)):
+            pass
 
     def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Copy a thread with its whole history.
@@ -256,26 +293,6 @@ class SQLAlchemySaver(Leasing, BaseCheckpointSaver[str]):
         """`copy_thread` without blocking the event loop."""
         await self._database.awrite(self._copy_thread(source_thread_id, target_thread_id))
 
-    def prune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
-        """Delete the past of threads, one transaction a thread.
-
-        Args:
-            thread_ids: The threads.
-            strategy: ``"keep_latest"`` keeps the newest checkpoint of each namespace, and the older ones that
-                its delta channels are rebuilt from; these serve nothing else, and what else their own
-                delta channels would need may be gone. ``"delete"`` keeps nothing.
-
-        Raises:
-            ValueError: Another strategy.
-        """
-        for work in self._prune(thread_ids, strategy):
-            self._database.write(work)
-
-    async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
-        """`prune` without blocking the event loop."""
-        for work in self._prune(thread_ids, strategy):
-            await self._database.awrite(work)
-
     def get_next_version(self, current: str | None, channel: None) -> str:  # noqa: ARG002 - LangGraph's
         """A version that sorts after the current one.
 
@@ -284,14 +301,34 @@ class SQLAlchemySaver(Leasing, BaseCheckpointSaver[str]):
         count = 0 if current is None else int(str(current).split(".", maxsplit=1)[0])
         return f"{count + 1:010}.{random.getrandbits(48):012x}"
 
+    def fenced(self, lease: Lease) -> Self:
+        """This saver, for the owner of a lease: it writes only while the lease is in force.
+
+        The lease is checked in the transaction of each write, and can't be taken over before that is committed.
+        A process that was stopped, lost its lease and goes on can't write into what its successor does.
+
+        Args:
+            lease: From `acquire_lease`.
+
+        Raises:
+            Fenced: From the methods that write, when another owner has had the thread since, or it was released.
+        """
+        clone = copy.copy(self)
+        clone._fence = (lease.thread_id, lease.owner, lease.epoch)
+        return clone
+
     # The one implementation behind both faces: what to do, ready to be handed to the database.
 
     @property
+    def _codec(self) -> Codec:
+        return Codec(self._database.schema, self._database.sealer, self.serde)
+
+    @property
     def _reader(self) -> Reader:
-        return Reader(self._database.schema, self.serde)
+        return Reader(self._codec, self._database.frames, fall_back=self._fall_back)
 
     def _history(self, config: RunnableConfig, channels: Sequence[str]) -> Any:
-        return partial(history.delta_history, self._database.schema, self.serde, config, channels)
+        return partial(history.delta_history, self._reader, config, channels)
 
     def _put(
         self,
@@ -300,32 +337,23 @@ class SQLAlchemySaver(Leasing, BaseCheckpointSaver[str]):
         metadata: CheckpointMetadata,
         new_versions: ChannelVersions,
     ) -> tuple[Rows, RunnableConfig]:
-        schema = self._database.schema
-        row, values = encode_checkpoint(self.serde, config, checkpoint, metadata, new_versions)
-        stored = make_config(row["thread_id"], row["checkpoint_ns"], row["checkpoint_id"])
-        rows: list[Any] = [(schema.put_value, values)] if values else []
-        return [*rows, (schema.put_checkpoint, [row])], stored
+        row, values = self._codec.checkpoint_row(config, checkpoint, metadata, new_versions)
+        thread_id, checkpoint_ns, _ = address(config)
+        statement = self._database.schema.put_checkpoint
+        return Rows([(statement, [row])], values, self._fence), make_config(thread_id, checkpoint_ns, checkpoint["id"])
 
     def _put_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str
     ) -> Rows:
         schema = self._database.schema
-        rows, replace = encode_writes(self.serde, config, writes, task_id, task_path)
-        return [(schema.put_write if replace else schema.add_write, rows)]
+        rows, replace = self._codec.write_rows(config, writes, task_id, task_path)
+        return Rows([(schema.put_write if replace else schema.add_write, rows)], fence=self._fence)
 
     def _delete_thread(self, thread_id: str) -> Call:
-        return partial(upkeep.delete_thread, self._database.schema, str(thread_id))
+        return partial(upkeep.delete_thread, self._codec, str(thread_id))
 
     def _delete_for_runs(self, run_ids: Sequence[str]) -> Call:
-        return partial(upkeep.delete_for_runs, self._database.schema, self.serde, [str(run) for run in run_ids])
+        return partial(upkeep.delete_for_runs, self._codec, [str(run) for run in run_ids])
 
     def _copy_thread(self, source: str, target: str) -> Call:
-        return partial(upkeep.copy_thread, self._database.schema, str(source), str(target))
-
-    def _prune(self, thread_ids: Sequence[str], strategy: str) -> Sequence[Call]:
-        if strategy == "delete":
-            return [self._delete_thread(thread_id) for thread_id in thread_ids]
-        if strategy != "keep_latest":
-            raise ValueError(f"prune strategy {strategy!r}: use 'keep_latest' or 'delete'")
-        schema = self._database.schema
-        return [partial(upkeep.prune_thread, schema, self.serde, str(thread_id)) for thread_id in thread_ids]
+        return partial(upkeep.copy_thread, self._codec, str(source), str(target))

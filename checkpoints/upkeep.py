@@ -1,166 +1,160 @@
-"""Deleting, copying and pruning: each function does its whole work in the writer's transaction."""
+"""Deleting and copying: each function does its work in the writer's transaction."""
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import bindparam, delete, insert, literal, select, update
+from sqlalchemy import bindparam, delete, select
 
-from checkpoints import sqlite
-from checkpoints.codec import decode_body, make_config, version_key
-from checkpoints.errors import ThreadExists
-from checkpoints.history import ancestors
+from checkpoints.dialects import Key
+from checkpoints.errors import CorruptCheckpoint, ThreadExists
+from checkpoints.reader import CHECKPOINT_KEY, checkpoint_key
+from checkpoints.rows import Damaged, check_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from langgraph.checkpoint.serde.base import SerializerProtocol
     from sqlalchemy import Connection, Table
 
-    from checkpoints.schema import Schema
+    from checkpoints.codec import Codec
+    from checkpoints.dialects import Row, Statement
+
+_ROWS_AT_ONCE = 500
+_VALUES_AT_ONCE = 5000
 
 
-def delete_thread(schema: Schema, thread_id: str, connection: Connection) -> None:
-    """Delete all that is stored of a thread."""
-    for table in (schema.writes, schema.values, schema.checkpoints):
+def delete_thread(codec: Codec, thread_id: str, connection: Connection) -> None:
+    """Delete all that is stored of a thread, but for the lease of one that is being run."""
+    schema = codec.schema
+    for table in (schema.writes, schema.checkpoints):
         connection.execute(delete(table).where(table.c.thread_id == thread_id))
+    schema.dialect.delete_newest_first(connection, schema.values, thread_id)
+    leases = schema.leases
+    connection.execute(delete(leases).where(leases.c.thread_id == thread_id, leases.c.owner == ""))
 
 
-def delete_for_runs(schema: Schema, serde: SerializerProtocol, run_ids: Sequence[str], connection: Connection) -> None:
-    """Delete what these runs stored, and values that only they used."""
-    c = schema.checkpoints.c
-    touched: dict[tuple[str, str], set[str]] = {}
-    for run_id in dict.fromkeys(run_ids):
-        query = select(c.thread_id, c.checkpoint_ns, c.checkpoint_id).where(c.run_id == run_id)
-        for row in connection.execute(query):
-            touched.setdefault((row.thread_id, row.checkpoint_ns), set()).add(row.checkpoint_id)
-    for (thread_id, checkpoint_ns), doomed in touched.items():
-        rows = _checkpoints(schema, connection, thread_id, checkpoint_ns)
-        keep = {row.checkpoint_id for row in rows} - doomed
-        _keep_only(schema, serde, connection, rows, keep)
+def delete_for_runs(codec: Codec, run_ids: Sequence[str], connection: Connection) -> bool:
+    """Delete what these runs stored, and values that only they used; return whether there is more to delete."""
+    c = codec.schema.checkpoints.c
+    encryption = codec.sealer.encryption
+    stored = run_ids if encryption is None else [blind for run_id in run_ids for blind in encryption.blind(run_id)]
+    query = select(c.thread_id, c.checkpoint_ns, c.checkpoint_id).where(c.run_id.in_(list(dict.fromkeys(stored))))
+    doomed = connection.execute(query.order_by(*query.selected_columns).limit(_ROWS_AT_ONCE)).all()
+    delete_checkpoints(codec, connection, doomed)
+    for thread_id, checkpoint_ns in dict.fromkeys((row.thread_id, row.checkpoint_ns) for row in doomed):
+        while delete_unused_values(codec, connection, thread_id, checkpoint_ns):
+            pass
+    return len(doomed) == _ROWS_AT_ONCE
 
 
-def copy_thread(schema: Schema, source: str, target: str, connection: Connection) -> None:
-    """Copy all that is stored of a thread: every checkpoint, so that each copy finds its ancestors."""
+def copy_thread(codec: Codec, source: str, target: str, connection: Connection) -> None:
+    """Copy all that is stored of a thread: every checkpoint, so that each copy finds its ancestors.
+
+    Raises:
+        ThreadExists: The target has checkpoints.
+        CorruptCheckpoint: A row of the source is damaged.
+    """
+    schema = codec.schema
+    check_key("thread_id", target)
     c = schema.checkpoints.c
     if connection.execute(select(c.thread_id).where(c.thread_id == target).limit(1)).first() is not None:
         raise ThreadExists(f"can't copy thread {source!r} to {target!r}, which has checkpoints: delete it first")
-    for table in (schema.checkpoints, schema.values, schema.writes):
-        rest = [column for column in table.c if column.name != "thread_id"]
-        rows = select(literal(target), *rest).where(table.c.thread_id == source)
-        connection.execute(insert(table).from_select(["thread_id", *(column.name for column in rest)], rows))
+    for name, statement in (
+        ("values", schema.put_value),
+        ("writes", schema.put_write),
+        ("checkpoints", schema.put_checkpoint),
+    ):
+        for part in _parts(connection, statement.table, source):
+            rows = [_moved(codec, name, statement, row, target) for row in part]
+            schema.dialect.insert(connection, statement, rows)
 
 
-def prune_thread(schema: Schema, serde: SerializerProtocol, thread_id: str, connection: Connection) -> None:
-    """Keep each namespace's newest checkpoint, and the ancestors its delta channels are rebuilt from.
-
-    A namespace that belongs to one call of a subgraph goes when the checkpoint that made the call goes:
-    nothing can resume it any more.
-    """
-    namespaces = connection.scalars(
-        select(schema.checkpoints.c.checkpoint_ns).where(schema.checkpoints.c.thread_id == thread_id).distinct()
-    ).all()
-    rows = {ns: _checkpoints(schema, connection, thread_id, ns) for ns in namespaces}
-    saved = {(ns, row.checkpoint_id) for ns in namespaces for row in rows[ns]}
-    kept: set[tuple[str, str]] = set()
-    for ns in sorted(namespaces, key=lambda ns: ns.count("|") + bool(ns)):  # callers before those they call
-        callers = set(_callers(rows[ns][-1], ns))
-        abandoned = _is_one_call(ns) and (callers & saved) - kept
-        keep = set[str]() if abandoned else _needed(schema, serde, connection, rows[ns][-1])
-        kept |= {(ns, checkpoint_id) for checkpoint_id in keep}
-        _keep_only(schema, serde, connection, rows[ns], keep)
+def _parts(connection: Connection, table: Table, thread_id: str) -> Iterable[Sequence[Any]]:
+    """A thread's rows, in the order of their keys, so that a delta comes after what it is a delta of."""
+    query = select(table).where(table.c.thread_id == thread_id).order_by(*table.primary_key)
+    rows: Sequence[Any] = connection.execute(query.limit(_ROWS_AT_ONCE)).all()
+    offset = 0
+    while rows:
+        yield rows
+        offset += len(rows)
+        rows = connection.execute(query.limit(_ROWS_AT_ONCE).offset(offset)).all()
 
 
-def _checkpoints(schema: Schema, connection: Connection, thread_id: str, checkpoint_ns: str) -> Sequence[Any]:
-    c = schema.checkpoints.c
-    query = select(c.thread_id, c.checkpoint_ns, c.checkpoint_id, c.metadata)  # the bodies are the bulk
-    here = (c.thread_id == thread_id, c.checkpoint_ns == checkpoint_ns)
-    return connection.execute(query.where(*here).order_by(c.checkpoint_id)).all()
-
-
-def _is_one_call(checkpoint_ns: str) -> bool:
-    # "name:task" is one call of a subgraph, "name" a subgraph with a memory of its own across calls.
-    return ":" in checkpoint_ns
-
-
-def _callers(row: Any, checkpoint_ns: str) -> Iterable[tuple[str, str]]:
-    parents: dict[str, str] = json.loads(row.metadata).get("parents") or {}
-    return ((ns, checkpoint_id) for ns, checkpoint_id in parents.items() if ns != checkpoint_ns)
-
-
-def _needed(schema: Schema, serde: SerializerProtocol, connection: Connection, head: Any) -> set[str]:
-    """The head, and its ancestors back to one at which every delta channel has been seen stored.
-
-    LangGraph counts, in the metadata, the steps since each delta channel was last stored; a channel without
-    a count is stored at the head itself, or is not a delta channel.
-    """
-    missing = set(json.loads(head.metadata).get("counters_since_delta_snapshot") or {})
-    needed = {head.checkpoint_id}
-    if not missing:
-        return needed
-    c = schema.values.c
-    stored_query = select(c.channel, c.version).where(
-        c.thread_id == head.thread_id, c.checkpoint_ns == head.checkpoint_ns, c.channel.in_(missing)
+def _moved(codec: Codec, name: str, statement: Statement, row: Any, thread_id: str) -> Row:
+    """A row as it must be in another thread: sealed anew, since the seal covers the thread."""
+    sealer, table = codec.sealer, statement.table
+    proof = ("type", "key_id", "checksum")
+    blob = list(table.c)[-1].name
+    columns = {column.name: value for column, value in zip(table.c, row, strict=True)}
+    content, kind = columns.pop(blob), columns["type"]
+    covered = {column: value for column, value in columns.items() if column not in proof}
+    try:
+        content = sealer.open(name, tuple(covered.values()), row, content)
+    except Damaged as error:
+        checkpoint_id = getattr(row, "checkpoint_id", "?")
+        where = (row.thread_id, row.checkpoint_ns, checkpoint_id, getattr(row, "channel", None))
+        raise CorruptCheckpoint(*where, f"it can't be copied: {error}") from error
+    covered["thread_id"] = thread_id
+    sealed, stored = sealer.seal(name, tuple(covered.values()), kind, content)
+    columns = {**columns, **covered, **dict(zip(proof, sealed, strict=True)), blob: stored}
+    key = codec.schema.dialect.key
+    return tuple(
+        key(columns[column.name]) if isinstance(column.type, Key) and columns[column.name] is not None
+        else columns[column.name]
+        for column in table.c
     )
-    stored = {(row.channel, row.version) for row in connection.execute(stored_query)}
-    for row in ancestors(schema, connection, make_config(*head[:3])):
-        needed.add(row.checkpoint_id)
-        missing -= {channel for channel, _ in _versions(serde, row) & stored}
-        if not missing:
-            break
-    return needed
 
 
-def _versions(serde: SerializerProtocol, row: Any) -> set[tuple[str, str]]:
-    """The channels of a checkpoint, each with its version."""
-    checkpoint, _ = decode_body(serde, row)
-    return {(channel, version_key(version)) for channel, version in checkpoint["channel_versions"].items()}
-
-
-def _keep_only(
-    schema: Schema, serde: SerializerProtocol, connection: Connection, rows: Sequence[Any], keep: set[str]
-) -> None:
-    """Delete a namespace's other checkpoints, their writes, and values no kept checkpoint refers to."""
-    doomed = [row for row in rows if row.checkpoint_id not in keep]
+def delete_checkpoints(codec: Codec, connection: Connection, doomed: Sequence[Any]) -> None:
+    """Delete checkpoints with their writes; those whose parent they are become roots."""
     if not doomed:
         return
-    thread_id, checkpoint_ns = doomed[0].thread_id, doomed[0].checkpoint_ns
-    here = {"b_thread": thread_id, "b_ns": checkpoint_ns}
-    keys = [{**here, "b_id": row.checkpoint_id} for row in doomed]
+    schema = codec.schema
+    keys = [dict(zip(("b_thread", "b_ns", "b_id"), checkpoint_key(row), strict=True)) for row in doomed]
     for table in (schema.writes, schema.checkpoints):
-        connection.execute(_in_namespace(table).where(table.c.checkpoint_id == bindparam("b_id")), keys)
-    kept = [(thread_id, checkpoint_ns, row.checkpoint_id) for row in rows if row.checkpoint_id in keep]
-    names = ("thread_id", "checkpoint_ns", "checkpoint_id")
-    kept_rows = sqlite.rows_by_key(connection, schema.checkpoints, names, kept)
-    used = set[tuple[str, str]]().union(*(_versions(serde, row) for row in kept_rows))
-    c = schema.values.c
-    stored = select(c.channel, c.version).where(c.thread_id == thread_id, c.checkpoint_ns == checkpoint_ns)
-    unused = [
-        {**here, "b_channel": row.channel, "b_version": row.version}
-        for row in connection.execute(stored)
-        if (row.channel, row.version) not in used
-    ]
-    if unused:
-        one = (c.channel == bindparam("b_channel"), c.version == bindparam("b_version"))
-        connection.execute(_in_namespace(schema.values).where(*one), unused)
-    _forget_parents(schema, connection, here, {row.checkpoint_id for row in doomed})
+        connection.execute(delete(table).where(*_is(table, CHECKPOINT_KEY, ("b_thread", "b_ns", "b_id"))), keys)
+    gone: dict[tuple[str, str], list[str]] = {}
+    for row in doomed:
+        gone.setdefault((row.thread_id, row.checkpoint_ns), []).append(row.checkpoint_id)
+    c = schema.checkpoints.c
+    for (thread_id, checkpoint_ns), ids in gone.items():
+        here = select(schema.checkpoints).where(c.thread_id == thread_id, c.checkpoint_ns == checkpoint_ns)
+        children = connection.execute(here.where(c.parent_id.in_(ids))).all()
+        # A parent_config must not lead nowhere. The seal covers the parent, so the row is written anew.
+        if children:
+            schema.dialect.insert(connection, schema.put_checkpoint, [codec.as_root(row) for row in children])
 
 
-def _in_namespace(table: Table) -> Any:
-    return delete(table).where(table.c.thread_id == bindparam("b_thread"), table.c.checkpoint_ns == bindparam("b_ns"))
-
-
-def _forget_parents(schema: Schema, connection: Connection, here: dict[str, str], deleted: set[str]) -> None:
-    """A checkpoint whose parent is gone becomes a root: its ``parent_config`` must not lead nowhere."""
-    table = schema.checkpoints
-    statement = (
-        update(table)
-        .where(
-            table.c.thread_id == bindparam("b_thread"),
-            table.c.checkpoint_ns == bindparam("b_ns"),
-            table.c.parent_id == bindparam("b_id"),
-        )
-        .values(parent_id=None)
+def delete_unused_values(codec: Codec, connection: Connection, thread_id: str, checkpoint_ns: str) -> bool:
+    """Delete values that no checkpoint refers to and no such value is a delta of; return whether there may be more."""
+    schema = codec.schema
+    c, v = schema.checkpoints.c, schema.values.c
+    rows = connection.execute(
+        select(schema.checkpoints).where(c.thread_id == thread_id, c.checkpoint_ns == checkpoint_ns)
     )
-    connection.execute(statement, [{**here, "b_id": checkpoint_id} for checkpoint_id in deleted])
+    used: set[tuple[str, str | None]] = set()
+    for row in rows:
+        used |= set(codec.open_checkpoint(row).versions.items())
+    here = (v.thread_id == thread_id, v.checkpoint_ns == checkpoint_ns)
+    stored = connection.execute(select(v.channel, v.version, v.base).where(*here)).all()
+    bases = {(row.channel, row.version): row.base for row in stored}
+    for channel, version in list(used):
+        base = bases.get((channel, version or ""))
+        while base is not None and (channel, base) not in used:
+            used.add((channel, base))
+            base = bases.get((channel, base))
+    unused = [key for key in bases if key not in used]
+    if unused:
+        # The newest first: a delta goes before what it is a delta of.
+        unused.sort(key=lambda key: key[1], reverse=True)
+        names = ("b_thread", "b_ns", "b_channel", "b_version")
+        statement = delete(schema.values).where(
+            *_is(schema.values, ("thread_id", "checkpoint_ns", "channel", "version"), names)
+        )
+        keys = [dict(zip(names, (thread_id, checkpoint_ns, *key), strict=True)) for key in unused[:_VALUES_AT_ONCE]]
+        connection.execute(statement, keys)
+    return len(unused) > _VALUES_AT_ONCE
+
+
+def _is(table: Table, columns: Sequence[str], names: Sequence[str]) -> list[Any]:
+    return [table.c[column] == bindparam(name) for column, name in zip(columns, names, strict=True)]

@@ -15,32 +15,56 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Executable
+from sqlalchemy import Connection, select, tuple_
 
-from checkpoints import sqlite
-from checkpoints.codec import Row
-from checkpoints.errors import CheckpointsError, DatabaseBusy, SaverClosed, SchemaTooNew, WriteFailed
+from checkpoints.dialects import Row, Statement
+from checkpoints.errors import CheckpointsError, DatabaseBusy, Fenced, SaverClosed, SchemaTooNew, SchemaTooOld, WriteFailed
+from checkpoints.frames import Frames, Framing, Value
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from checkpoints.schema import Schema
 
-Rows = Sequence[tuple[Executable, Sequence[Row]]]
-"""Rows to insert, by statement. Rows of many callers under the same statement go to the database together."""
+Fence = tuple[str, str, int]
+"""Thread, owner and epoch of a lease that must be in force."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows to insert. Those of many callers under the same statement go to the database together.
+
+    Attributes:
+        rows: By statement.
+        values: Channel values, which are inserted before these.
+        fence: The lease without which nothing is written.
+    """
+
+    rows: Sequence[tuple[Statement, Sequence[Row]]]
+    values: Sequence[Value] = field(default=())
+    fence: Fence | None = None
+
+    @property
+    def size(self) -> int:
+        """Roughly, in bytes."""
+        inline = sum(len(row[-1]) for _, rows in self.rows for row in rows if isinstance(row[-1], bytes))
+        return inline + sum(len(value.content) for value in self.values)
+
 
 Call = Callable[[Connection], Any]
 """Anything else to do in the transaction. It runs again if another caller's part makes that fail."""
 
-_BUSY_ATTEMPTS = 3
+_LARGEST_TRANSACTION = 32 << 20  # bytes; a single call's rows may be more
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 1.0  # seconds between tries
 
 
 class Job:
     """What one caller wants committed, and the future that tells it so."""
 
-    __slots__ = ("error", "future", "loop", "result", "work")
+    __slots__ = ("error", "future", "loop", "result", "size", "work")
 
     def __init__(
         self,
@@ -49,6 +73,7 @@ class Job:
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         self.work = work
+        self.size = work.size if isinstance(work, Rows) else 0
         self.future = future
         self.loop = loop
         self.result: Any = None
@@ -70,15 +95,20 @@ class Writer:
     Args:
         engine: Where to write.
         schema: Created in the database before the first transaction.
+        frames: What makes rows of values.
+        timeout: Seconds to keep trying while the database is locked, restarting or out of reach.
         limit: How many jobs one transaction takes, and how many wait for the next. Callers beyond it stand
             in line; one that is cancelled there has written nothing, whereas a queued job is committed even
             if its caller has gone.
     """
 
-    def __init__(self, engine: Engine, schema: Schema, limit: int) -> None:
+    def __init__(self, engine: Engine, schema: Schema, frames: Frames, timeout: float, limit: int) -> None:
         self._engine = engine
-        self._writing = engine.execution_options(**sqlite.WRITES)
+        self._dialect = schema.dialect
+        self._writing = self._dialect.writing(engine)
         self._schema = schema
+        self._frames = frames
+        self._timeout = timeout
         self._limit = limit
         self._queue: deque[Job] = deque()
         self._line: deque[Job] = deque()
@@ -137,12 +167,15 @@ class Writer:
         return bool(jobs)
 
     def _take(self) -> list[Job]:
-        """Wait for work and take all that is queued; nothing means the writer was closed."""
+        """Wait for work and take what is queued, up to a size; nothing means the writer was closed."""
         with self._changed:
             while not self._queue and not self._closed:
                 self._changed.wait()
-            jobs = list(self._queue)
-            self._queue.clear()
+            jobs: list[Job] = []
+            size = 0
+            while self._queue and (not jobs or size + self._queue[0].size <= _LARGEST_TRANSACTION):
+                size += self._queue[0].size
+                jobs.append(self._queue.popleft())
             while self._line and len(self._queue) < self._limit:
                 job = self._line.popleft()
                 if not job.future.cancelled():
@@ -154,7 +187,7 @@ class Writer:
         try:
             self._transact(jobs)
         except Exception as error:  # noqa: BLE001 - it is a caller's; the thread must live on
-            if len(jobs) == 1 or isinstance(error, SchemaTooNew) or sqlite.is_fatal(error):
+            if len(jobs) == 1 or self._concerns_all(error):
                 for job in jobs:
                     job.error = self._explain(error)
             else:
@@ -162,44 +195,72 @@ class Writer:
                 self._commit(jobs[:middle])
                 self._commit(jobs[middle:])
 
+    def _concerns_all(self, error: Exception) -> bool:
+        return isinstance(error, (SchemaTooNew, SchemaTooOld)) or self._dialect.is_fatal(error)
+
     def _explain(self, error: Exception) -> Exception:
         if isinstance(error, CheckpointsError):
             return error
-        kind = DatabaseBusy if sqlite.is_busy(error) else WriteFailed
-        explained = kind(f"nothing of this call is stored in {self._engine.url}: {sqlite.reason(error)}")
+        kind = DatabaseBusy if self._dialect.is_transient(error) else WriteFailed
+        explained = kind(f"nothing of this call is stored in {self._schema.place}: {self._dialect.explain(error)}")
         explained.__cause__ = error
         return explained
 
     def _transact(self, jobs: list[Job]) -> None:
-        for attempt in range(_BUSY_ATTEMPTS):
+        """One transaction, tried again while that may help: rows have keys, so that repeating does no harm."""
+        give_up = time.monotonic() + self._timeout
+        pause = _FIRST_PAUSE
+        remember = True
+        while True:
+            framing = self._frames.begin()
             try:
                 self._schema.ensure(self._engine)
                 with self._writing.begin() as connection:
-                    _execute(connection, jobs)
+                    self._execute(connection, jobs, framing)
             except Exception as error:
-                if not sqlite.is_busy(error) or attempt == _BUSY_ATTEMPTS - 1:
+                if self._dialect.is_orphan(error) and remember:
+                    remember = False  # another process deleted what these values would be deltas of
+                    self._frames.forget({value.thread_id for job in jobs for value in _values(job)})
+                    continue
+                if not self._dialect.is_transient(error) or time.monotonic() + pause > give_up:
                     raise
-                time.sleep(random.uniform(0.01, 0.1))  # noqa: S311 - spreads retries
+                time.sleep(random.uniform(pause / 2, pause))  # noqa: S311 - spreads retries
+                pause = min(2 * pause, _LONGEST_PAUSE)
             else:
+                framing.commit()
                 return
 
-
-def _execute(connection: Connection, jobs: list[Job]) -> None:
-    gathered: dict[Executable, list[Row]] = {}
-
-    def flush() -> None:
-        for statement, rows in gathered.items():
-            connection.execute(statement, rows)
-        gathered.clear()
-
-    for job in jobs:
-        if callable(job.work):
-            flush()  # a call sees everything that was queued before it
-            job.result = job.work(connection)
-        else:
-            for statement, rows in job.work:
+    def _execute(self, connection: Connection, jobs: list[Job], framing: Framing) -> None:
+        self._check_fences(connection, jobs)
+        gathered: dict[Statement, list[Row]] = {}
+        for job in jobs:
+            if not isinstance(job.work, Rows):
+                for statement, rows in gathered.items():  # a call sees everything that was queued before it
+                    self._dialect.insert(connection, statement, rows)
+                gathered.clear()
+                job.result = job.work(connection)
+                continue
+            if job.work.values:
+                gathered.setdefault(self._schema.put_value, []).extend(framing.rows(job.work.values))
+            for statement, rows in job.work.rows:
                 gathered.setdefault(statement, []).extend(rows)
-    flush()
+        self._dialect.insert_last(connection, gathered)
+
+    def _check_fences(self, connection: Connection, jobs: list[Job]) -> None:
+        """Refuse writes of an owner whose lease is no longer in force; others can't take it until the commit."""
+        fences = {job.work.fence for job in jobs if isinstance(job.work, Rows) and job.work.fence is not None}
+        if not fences:
+            return
+        c = self._schema.leases.c
+        wanted = tuple_(c.thread_id, c.owner, c.epoch).in_(fences)
+        query = select(c.thread_id, c.owner, c.epoch).where(wanted).with_for_update(read=True)
+        held = {tuple(row) for row in connection.execute(query)}
+        for thread_id, owner, _ in fences - held:
+            raise Fenced(thread_id, owner)
+
+
+def _values(job: Job) -> Sequence[Value]:
+    return job.work.values if isinstance(job.work, Rows) else ()
 
 
 def _answer(jobs: list[Job]) -> None:

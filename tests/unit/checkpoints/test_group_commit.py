@@ -2,16 +2,18 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 
 import pytest
 
-from checkpoints import DatabaseBusy, SaverClosed, SQLAlchemySaver, WriteFailed
+from checkpoints import CorruptCheckpoint, DatabaseBusy, SaverClosed, SQLAlchemySaver, ThreadExists, WriteFailed
 
-BAD = "\ud800"  # half a character: no database takes it
+BAD = "a task that the database refuses"
 
 
 def stored(url, config):
@@ -22,6 +24,9 @@ def stored(url, config):
 
 async def test_a_bad_row_fails_its_own_caller_only(saver, kit, path):
     config = kit.put(saver)
+    with closing(sqlite3.connect(path)) as other:
+        when = f"BEFORE INSERT ON orchestra_writes WHEN NEW.task_id = '{BAD}'"
+        other.execute(f"CREATE TRIGGER refuse {when} BEGIN SELECT RAISE(ABORT, 'refused'); END")
     with kit.locked(path):  # all of them end up in one transaction
         calls = [
             asyncio.ensure_future(saver.aput_writes(config, [("c", i)], BAD if i in {7, 30} else f"{i:03}"))
@@ -32,20 +37,41 @@ async def test_a_bad_row_fails_its_own_caller_only(saver, kit, path):
 
     assert {i for i, end in enumerate(ended) if end is not None} == {7, 30}
     assert isinstance(ended[7], WriteFailed)
-    assert isinstance(ended[7].__cause__, UnicodeEncodeError)
+    assert "refused" in str(ended[7])
     assert [value for _, _, value in saver.get_tuple(config).pending_writes] == [
         i for i in range(50) if i not in {7, 30}
     ]
 
 
+async def test_a_bad_call_fails_alone_on_any_database(saver, kit):
+    config = kit.put(saver)
+    calls = [
+        saver.acopy_thread("t", "t") if i % 10 == 7 else saver.aput_writes(config, [("c", i)], f"{i:03}")
+        for i in range(50)
+    ]
+    ended = await asyncio.gather(*calls, return_exceptions=True)
+
+    assert {i for i, end in enumerate(ended) if isinstance(end, ThreadExists)} == {7, 17, 27, 37, 47}
+    assert [value for _, _, value in saver.get_tuple(config).pending_writes] == [i for i in range(50) if i % 10 != 7]
+
+
 async def test_a_failed_put_leaves_nothing_behind(saver, kit):
+    kit.put(saver, {"first": 1}, config=kit.config("other"))
     checkpoint = kit.checkpoint(saver, {"good": 1})
-    versions = checkpoint["channel_versions"]
-    with pytest.raises(WriteFailed):  # the value's row is good, the checkpoint's is not
-        await saver.aput(kit.config(checkpoint_id=BAD), checkpoint, {"step": 0}, versions)
+    engine = saver._database.engine
+
+    def rename(old, new):
+        with engine.begin() as connection:
+            connection.exec_driver_sql(f"ALTER TABLE {old} RENAME TO {new}")
+
+    rename("orchestra_checkpoints", "orchestra_elsewhere")
+    with pytest.raises(WriteFailed):  # the value's row is good, the checkpoint's has no table
+        await saver.aput(kit.config(), checkpoint, {"step": 0}, checkpoint["channel_versions"])
+    rename("orchestra_elsewhere", "orchestra_checkpoints")
 
     await saver.aput(kit.config(), checkpoint, {"step": 0}, {})  # promises that the value is there already
-    assert (await saver.aget_tuple(kit.config())).checkpoint["channel_values"] == {}
+    with pytest.raises(CorruptCheckpoint, match="channel 'good': its value is not stored any more"):
+        await saver.aget_tuple(kit.config())
 
 
 async def test_writes_commit_in_the_order_of_the_calls(url, kit):
@@ -194,7 +220,7 @@ async def test_a_loop_that_was_closed_does_not_disturb_the_others(saver, kit, pa
 
 
 def test_a_database_locked_for_too_long_is_named_and_recovers(url, path, kit):
-    with SQLAlchemySaver(url, busy_timeout=0.02) as saver:
+    with SQLAlchemySaver(url, timeout=0.02) as saver:
         config = kit.put(saver)
         with kit.locked(path), pytest.raises(DatabaseBusy, match="locked"):
             saver.put_writes(config, [("c", 1)], "task")

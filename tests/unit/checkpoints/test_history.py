@@ -93,7 +93,7 @@ def test_a_long_line_of_ancestors_takes_few_queries(kit):
         from sqlalchemy import event
 
         queries = []
-        engine = saver._database._engine  # nothing public counts statements
+        engine = saver._database.engine  # nothing public counts statements
         event.listen(engine, "before_cursor_execute", lambda *args: queries.append(args[2]))
         found = saver.get_delta_channel_history(config=config, channels=["log"])
 

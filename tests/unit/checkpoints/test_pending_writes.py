@@ -3,6 +3,8 @@ from __future__ import annotations
 import pytest
 from langgraph.checkpoint.serde.types import ERROR, INTERRUPT, RESUME
 
+from checkpoints import InvalidKey
+
 
 def pending(saver, config):
     return saver.get_tuple(config).pending_writes
@@ -64,7 +66,7 @@ def test_writes_need_a_checkpoint(saver, kit):
 
 
 @pytest.mark.parametrize(
-    "text", ["a\0b", "\0", "", "x" * 10_000, "ünï ☃ \U0001f600", "thread ", "Thread", "'; --", "a|b:c", '"$.']
+    "text", ["a\0b", "\0", "", "x" * 128, "ünï ☃ \U0001f600", "thread ", "Thread", "'; --", "a|b:c", '"$.']
 )
 def test_any_text_is_a_name(saver, kit, text):
     for other in ("thread", text + "x", text + "\0", text.upper() + "y"):
@@ -84,6 +86,19 @@ def test_any_text_is_a_name(saver, kit, text):
     assert saver.get_tuple(config) is not None
     saver.delete_thread(text)
     assert saver.get_tuple(config) is None
+
+
+@pytest.mark.parametrize(("name", "most"), [("thread_id", 512), ("checkpoint_ns", 1024), ("task_id", 256)])
+def test_too_long_a_key_is_named_and_nothing_is_cut(saver, kit, name, most):
+    def use(text):
+        place = {"thread_id": "t", "checkpoint_ns": "", "task_id": "task", name: text}
+        config = kit.put(saver, {"c": 1}, config=kit.config(place["thread_id"], place["checkpoint_ns"]))
+        saver.put_writes(config, [("c", 2)], place["task_id"])
+        return saver.get_tuple(config)
+
+    assert use("é" * (most // 2)).pending_writes[0][2] == 2
+    with pytest.raises(InvalidKey, match=f"{name} .* has {most + 2:,} bytes of UTF-8, at most {most:,}"):
+        use("é" * (most // 2 + 1))
 
 
 def test_a_thread_id_that_is_no_text_is_taken_as_text(saver, kit):

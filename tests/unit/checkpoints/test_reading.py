@@ -18,7 +18,7 @@ def count_queries(saver, use):
     def note(_connection, _cursor, statement, *_rest):
         statements.append(statement)
 
-    engine = saver._database._engine  # nothing public counts statements
+    engine = saver._database.engine  # nothing public counts statements
     event.listen(engine, "before_cursor_execute", note)
     use()
     event.remove(engine, "before_cursor_execute", note)

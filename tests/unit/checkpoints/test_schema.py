@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import sqlite3
 import subprocess
 import sys
@@ -87,10 +88,41 @@ def test_processes_that_create_and_write_at_once(url, kit):
             assert len(list(saver.list(kit.config(f"t{i}")))) == 20
 
 
-@pytest.mark.parametrize("url", ["postgresql://h/db", "sqlite+aiosqlite:///x.db", "mysql+pymysql://h/db"])
-def test_another_database_is_refused_with_the_remedy(url):
-    with pytest.raises(UnsupportedDatabase, match=r"use 'sqlite:///path/to/file\.db'"):
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("oracle://h/db", "not a database this package knows: use 'sqlite:///runs.db', 'postgresql://"),
+        ("sqlite+aiosqlite:///x.db", "the driver 'aiosqlite' is not supported: leave it out"),
+        ("postgresql+asyncpg://h/db", "the driver 'asyncpg' is not supported: leave it out, and 'psycopg' is used"),
+        ("runs.db", "not the URL of a database; for a file next to you, use 'sqlite:///runs.db'"),
+    ],
+)
+def test_another_database_is_refused_with_the_remedy(url, said):
+    with pytest.raises(UnsupportedDatabase, match=re.escape(said)):
         SQLAlchemySaver(url)
+
+
+@pytest.mark.parametrize(
+    ("module", "url", "extra"), [("psycopg", "postgresql://h/db", "postgres"), ("pymysql", "mariadb://h/db", "mysql")]
+)
+def test_a_driver_that_is_not_installed_is_named(module, url, extra):
+    program = f"""
+import sys
+sys.modules[{module!r}] = None
+from checkpoints import SQLAlchemySaver
+SQLAlchemySaver({url!r})
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+
+    assert f"pip install 'orchestra-engine[{extra}]'" in ended.stderr
+
+
+def test_a_password_is_never_shown():
+    with SQLAlchemySaver("postgresql://u:secret@127.0.0.1:1/db", timeout=0.2) as saver:
+        assert "secret" not in repr(saver)
+        with pytest.raises(ReadFailed, match="u:\\*\\*\\*@") as failed:
+            saver.get_tuple({"configurable": {"thread_id": "t"}})
+        assert "secret" not in str(failed.value)
 
 
 @pytest.mark.parametrize("url", ["sqlite://", ":memory:", "sqlite:///:memory:", make_url("sqlite://")])
@@ -106,9 +138,9 @@ def test_the_log_and_the_flush_are_what_was_asked_for(url, path, kit):
     with SQLAlchemySaver(url) as saver:
         kit.put(saver)
         assert path.with_name("runs.db-wal").exists()
-        with saver._database._engine.connect() as connection:  # nothing public tells the flush mode
+        with saver._database.engine.connect() as connection:  # nothing public tells the flush mode
             assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
-    with SQLAlchemySaver(url, synchronous="NORMAL") as saver, saver._database._engine.connect() as connection:
+    with SQLAlchemySaver(url, synchronous="NORMAL") as saver, saver._database.engine.connect() as connection:
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 1
 
 

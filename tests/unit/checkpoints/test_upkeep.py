@@ -1,18 +1,17 @@
 from __future__ import annotations
 
-import sqlite3
-from contextlib import closing
-
 import pytest
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 
 from checkpoints import ThreadExists
 
 
-def rows(path):
-    with closing(sqlite3.connect(path)) as connection:
+def rows(saver):
+    with saver._database.engine.connect() as connection:  # nothing public counts what belongs to no thread
         names = ("checkpoints", "values", "writes")
-        return {name: connection.execute(f"SELECT count(*) FROM orchestra_{name}").fetchone()[0] for name in names}
+        return {
+            name: connection.exec_driver_sql(f"SELECT count(*) FROM orchestra_{name}").scalar_one() for name in names
+        }
 
 
 def line(saver, kit, length, *, thread="t", ns="", **metadata):
@@ -33,17 +32,17 @@ def line(saver, kit, length, *, thread="t", ns="", **metadata):
     return configs
 
 
-def test_delete_thread_leaves_no_row_of_it(saver, kit, path):
+def test_delete_thread_leaves_no_row_of_it(saver, kit):
     line(saver, kit, 3)
     line(saver, kit, 3, ns="sub:1")
     line(saver, kit, 2, thread="other")
     saver.delete_thread("t")
-    assert rows(path) == {"checkpoints": 2, "values": 3, "writes": 2}
+    assert rows(saver) == {"checkpoints": 2, "values": 3, "writes": 2}
     saver.prune(["other"], strategy="delete")
-    assert rows(path) == {"checkpoints": 0, "values": 0, "writes": 0}
+    assert rows(saver) == {"checkpoints": 0, "values": 0, "writes": 0}
 
 
-def test_prune_keeps_the_newest_with_its_values_and_forgets_its_parent(saver, kit, path):
+def test_prune_keeps_the_newest_with_its_values_and_forgets_its_parent(saver, kit):
     line(saver, kit, 5)
     saver.prune(["t", "nobody"])
 
@@ -51,7 +50,7 @@ def test_prune_keeps_the_newest_with_its_values_and_forgets_its_parent(saver, ki
     assert found.checkpoint["channel_values"] == {"changes": 4, "stays": "always"}
     assert found.pending_writes == [("task", "changes", 4)]
     assert found.parent_config is None
-    assert rows(path) == {"checkpoints": 1, "values": 2, "writes": 1}
+    assert rows(saver) == {"checkpoints": 1, "values": 2, "writes": 1}
 
 
 def test_prune_refuses_a_strategy_it_does_not_know(saver):
@@ -106,7 +105,7 @@ def test_prune_drops_calls_of_subgraphs_that_nothing_can_resume(saver, kit):
     assert sorted(kept) == ["", "alien:5", "memory", "now:2", "now:2|in:3"]
 
 
-def test_delete_for_runs_leaves_other_runs_whole(saver, kit, path):
+def test_delete_for_runs_leaves_other_runs_whole(saver, kit):
     configs = line(saver, kit, 6, run_id=lambda step, _configs: "first" if step < 4 else "second")
     saver.delete_for_runs(["first", "nobody's"])
 
@@ -115,9 +114,9 @@ def test_delete_for_runs_leaves_other_runs_whole(saver, kit, path):
     assert [each.checkpoint["channel_values"]["stays"] for each in found] == ["always"] * 2
     assert found[0].parent_config == configs[4]
     assert found[1].parent_config is None
-    assert rows(path) == {"checkpoints": 2, "values": 3, "writes": 2}
+    assert rows(saver) == {"checkpoints": 2, "values": 3, "writes": 2}
     saver.delete_for_runs(["second"])
-    assert rows(path) == {"checkpoints": 0, "values": 0, "writes": 0}
+    assert rows(saver) == {"checkpoints": 0, "values": 0, "writes": 0}
 
 
 def test_a_copy_has_the_whole_ancestry_and_a_life_of_its_own(saver, kit):

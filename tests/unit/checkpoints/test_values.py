@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -15,7 +14,7 @@ from langchain_core.messages import AIMessage
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.types import Interrupt, Send
 
-from checkpoints import SQLAlchemySaver
+from checkpoints import SQLAlchemySaver, UnreadableType
 
 
 @dataclass
@@ -89,18 +88,18 @@ def test_langgraphs_own_types_are_built(saver, kit, value):
     assert saver.get_tuple(kit.put(saver, {"c": value})).checkpoint["channel_values"] == {"c": value}
 
 
-def test_other_types_are_not_built_unless_they_are_listed(saver, kit, caplog):
-    config = kit.put(saver, {"c": Finding("x")})
-    with caplog.at_level(logging.WARNING):
-        assert saver.get_tuple(config).checkpoint["channel_values"] == {"c": {"text": "x"}}
+def test_a_type_of_ones_own_must_be_allowed(saver, kit):
+    config = kit.put(saver, {"c": [Finding("x")]})
+    said = r"thread 't'.*channel 'c': a value of type .*:Finding is stored.*allowed_types=\[Finding\]"
+    with pytest.raises(UnreadableType, match=said):
+        saver.get_tuple(config)
 
     clone = saver.with_allowlist([(Finding.__module__, "Finding")])
 
     assert clone is not saver
-    assert clone.get_tuple(config).checkpoint["channel_values"] == {"c": Finding("x")}
-    assert saver.get_tuple(config).checkpoint["channel_values"] == {"c": {"text": "x"}}
-    clone.put_writes(config, [("c", 1)], "task")
-    assert saver.get_tuple(config).pending_writes == [("task", "c", 1)]
+    assert clone.get_tuple(config).checkpoint["channel_values"] == {"c": [Finding("x")]}
+    with pytest.raises(UnreadableType):
+        saver.get_tuple(config)
 
 
 def test_nothing_is_pickled(saver, kit):

@@ -1,0 +1,125 @@
+"""SQLite: files in write-ahead mode, and databases in memory."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Text, create_engine, event, func
+from sqlalchemy.pool import QueuePool
+
+from checkpoints.dialects.base import SPARE_CONNECTIONS, Dialect
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Sequence
+
+    from sqlalchemy import URL, ColumnElement, Connection, Engine, Table
+    from sqlalchemy.engine.interfaces import DBAPIConnection
+    from sqlalchemy.types import TypeEngine
+
+    from checkpoints.dialects.base import Settings
+
+# A transaction with this execution option takes the write lock at its start. One that begins as a reader and
+# writes later fails at once, without waiting, when another process wrote in between.
+_WRITES = {"checkpoints_writes": True}
+
+# The whole database refuses, not one row: trying the callers one by one would not help any of them.
+_FATAL = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_NOTADB,
+}
+
+
+class SQLite(Dialect):
+    """SQLite 3.35 or newer, through Python's own driver."""
+
+    name = "sqlite"
+    error = (*Dialect.error, sqlite3.Error)
+    placeholder = "?"
+    nested_loop = "CROSS JOIN"  # makes the keys the outer loop; else the whole table is scanned for them
+    has_schemas = False
+
+    def make_engine(self, url: URL, settings: Settings) -> Engine:
+        in_memory = url.database in {None, "", ":memory:"} or "memory" in url.query.get("mode", "")
+        engine = create_engine(
+            url,
+            poolclass=QueuePool,
+            # A database in memory lives as long as its only connection, which its users take in turn.
+            pool_size=1 if in_memory else settings.connections,
+            max_overflow=0 if in_memory else SPARE_CONNECTIONS,
+            pool_timeout=60,
+            connect_args={"check_same_thread": False, "timeout": settings.timeout},
+        )
+
+        def on_connect(connection: DBAPIConnection, _record: object) -> None:
+            # None hands the transactions to us: the driver would begin them late, and never as a writer.
+            connection.isolation_level = None
+            cursor = connection.cursor()
+            cursor.execute(f"PRAGMA synchronous = {settings.synchronous}")
+            cursor.execute("PRAGMA foreign_keys = ON")
+            cursor.close()
+
+        def on_begin(connection: Connection) -> None:
+            writes = connection.get_execution_options().keys() >= _WRITES.keys()
+            connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+        event.listen(engine, "connect", on_connect)
+        event.listen(engine, "begin", on_begin)
+        return engine
+
+    def prepare_database(self, engine: Engine) -> None:
+        # Readers and the writer don't wait for each other then. It can't change in a transaction, which every
+        # other way of getting a connection begins.
+        connection = engine.raw_connection()
+        try:
+            connection.cursor().execute("PRAGMA journal_mode = WAL")
+        finally:
+            connection.close()
+
+    @contextmanager
+    def creating(self, engine: Engine, name: str) -> Generator[Connection]:
+        with self.writing(engine).begin() as connection:
+            self.lock(connection, name)
+            yield connection
+
+    def lock(self, connection: Connection, name: str) -> None:
+        """The write lock is held already."""
+
+    def writing(self, engine: Engine) -> Engine:
+        return engine.execution_options(**_WRITES)
+
+    def key_type(self, length: int) -> TypeEngine[str]:  # noqa: ARG002 - text has no limit here
+        return Text()
+
+    def table_options(self) -> dict[str, Any]:
+        # The key is most of these rows, so they live in the key's own tree rather than in a second one.
+        return {"sqlite_with_rowid": False}
+
+    def decoded(self, table: Table, rows: Sequence[Any]) -> Sequence[Any]:  # noqa: ARG002 - keys are text already
+        return rows
+
+    def now(self) -> ColumnElement[float]:
+        return (func.julianday("now") - 2440587.5) * 86400.0
+
+    def is_transient(self, error: BaseException) -> bool:
+        return _code(error) in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+
+    def is_fatal(self, error: BaseException) -> bool:
+        return _code(error) in _FATAL
+
+    def is_orphan(self, error: BaseException) -> bool:
+        cause: Any = getattr(error, "orig", error)
+        return getattr(cause, "sqlite_errorcode", None) == sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY
+
+
+def _code(error: BaseException) -> int | None:
+    cause = getattr(error, "orig", error)
+    code: int | None = getattr(cause, "sqlite_errorcode", None)
+    return None if code is None else code & 0xFF  # the low byte is the class, the rest is detail

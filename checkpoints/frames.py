@@ -1,0 +1,262 @@
+"""How the versions of a channel's value are stored: mostly as the difference to an earlier one.
+
+A value that grows by a little at every step would be stored whole at every step: a thousand steps that append 500 bytes
+make 250 MB. Here a version is a zstd frame made with an earlier version as its dictionary, which is little more than
+what is new. To read it, the earlier one is needed first, and so on back to a full frame. The chain stays short because
+every `_STRIDE`-th version is a delta of the one `_STRIDE` before it, and the others of their predecessor, so that a full
+frame is needed only once in ``_STRIDE * _STRIDE`` versions and no read applies more than ``2 * _STRIDE`` deltas.
+(Skip-deltas: https://svn.apache.org/repos/asf/subversion/trunk/notes/skip-deltas)
+
+The writer keeps the newest values in memory, since a delta needs the value it is a delta of. What is not there any
+more, or was never read by this process, begins with a full frame again.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import zstandard
+
+from checkpoints.rows import Damaged
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from typing import Any
+
+    from checkpoints.dialects import Row
+    from checkpoints.rows import Sealer
+    from checkpoints.schema import Schema
+
+_STRIDE = 16
+_LEVEL = 3
+"""zstd's default. At level 1 a dictionary of half a megabyte is searched too coarsely: deltas get 300 times larger."""
+
+_SMALLEST = 128  # bytes; below, the frame costs more than it saves
+_LARGEST = 64 << 20  # bytes; above, the search for matches takes too long and too much memory
+
+
+class Value(NamedTuple):
+    """One version of a channel's value, as bytes."""
+
+    thread_id: str
+    checkpoint_ns: str
+    channel: str
+    version: str
+    type: str
+    content: bytes
+
+    @property
+    def channel_key(self) -> tuple[str, str, str]:
+        """Which channel it is of."""
+        return self[:3]
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A version whose bytes are in memory."""
+
+    version: str
+    content: bytes
+    depth: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Channel:
+    """What is in memory of a channel: the newest version, and the last one on a stride.
+
+    Attributes:
+        newest: The one to make the next delta of.
+        mark: The one to make a delta of when a stride is full.
+        since: How many versions came after the mark.
+    """
+
+    newest: _Known
+    mark: _Known
+    since: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of memory."""
+        return len(self.newest.content) + (0 if self.mark is self.newest else len(self.mark.content)) + 500
+
+
+class Frames:
+    """Makes rows of values, and remembers the newest.
+
+    Args:
+        schema: Whose values.
+        sealer: What seals the rows.
+        memory: How many bytes of values to remember; the channels that were not written for longest are forgotten.
+    """
+
+    def __init__(self, schema: Schema, sealer: Sealer, memory: int) -> None:
+        self._schema = schema
+        self._sealer = sealer
+        self._memory = memory
+        self._used = 0
+        self._channels: OrderedDict[tuple[str, str, str], _Channel] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def begin(self) -> Framing:
+        """Make rows for a transaction; remember their values only when it is committed."""
+        return Framing(self)
+
+    def row(self, value: Value, base: _Known | None, frame: bytes, depth: int) -> Row:
+        """The row of a value."""
+        thread_id, checkpoint_ns, channel, version, kind, content = value
+        base_version = None if base is None else base.version
+        columns = (thread_id, checkpoint_ns, channel, version, base_version, depth, len(content))
+        proof, stored = self._sealer.seal("values", columns, kind, frame)
+        key = self._schema.dialect.key
+        stored_base = None if base_version is None else key(base_version)
+        keys = (key(thread_id), key(checkpoint_ns), key(channel), key(version), stored_base)
+        return (*keys, depth, len(content), *proof, stored)
+
+    def known(self, channel: tuple[str, str, str]) -> _Channel | None:
+        """What is in memory of a channel."""
+        with self._lock:
+            return self._channels.get(channel)
+
+    def remember(self, channels: Iterable[tuple[tuple[str, str, str], _Channel]]) -> None:
+        """Keep these, and forget the oldest while there is too much."""
+        with self._lock:
+            for key, channel in channels:
+                if (before := self._channels.pop(key, None)) is not None:
+                    self._used -= before.size
+                self._channels[key] = channel
+                self._used += channel.size
+            while self._used > self._memory and self._channels:
+                self._used -= self._channels.popitem(last=False)[1].size
+
+    def met(self, value: Value, depth: int) -> None:
+        """A newest version was read: the next one can be a delta of it."""
+        if len(value.content) >= _SMALLEST and self.known(value.channel_key) is None:
+            known = _Known(value.version, value.content, depth)
+            self.remember([(value.channel_key, _Channel(known, known, 0))])
+
+    def forget(self, threads: Iterable[str]) -> None:
+        """These threads' values may have been deleted."""
+        gone = set(threads)
+        with self._lock:
+            for key in [key for key in self._channels if key[0] in gone]:
+                self._used -= self._channels.pop(key).size
+
+
+class Framing:
+    """The values of one transaction."""
+
+    def __init__(self, frames: Frames) -> None:
+        self._frames = frames
+        self._new: dict[tuple[str, str, str], _Channel] = {}
+
+    def rows(self, values: Sequence[Value]) -> list[Row]:
+        """The rows of values, in order."""
+        return [self._row(value) for value in values]
+
+    def commit(self) -> None:
+        """The transaction is committed: its values are there to make deltas of."""
+        if self._new:
+            self._frames.remember(self._new.items())
+
+    def _row(self, value: Value) -> Row:
+        content = value.content
+        if len(content) < _SMALLEST:
+            return self._frames.row(value, None, content, 0)
+        key = value.channel_key
+        before = self._new.get(key) or self._frames.known(key)
+        full_stride = before is not None and before.since + 1 >= _STRIDE
+        base = None if before is None else before.mark if full_stride else before.newest
+        frame = None if base is None else _delta(base, value)
+        if base is None or frame is None:
+            base, frame, depth = None, _full(content), 0
+        else:
+            depth = base.depth + 1
+        known = _Known(value.version, content, depth)
+        if base is None or before is None or full_stride:
+            self._new[key] = _Channel(known, known, 0)
+        else:
+            self._new[key] = _Channel(known, before.mark, before.since + 1)
+        return self._frames.row(value, base, frame, depth)
+
+
+def _full(content: bytes) -> bytes:
+    if len(content) > _LARGEST:
+        return content
+    packed = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True).compress(content)
+    return packed if len(packed) < len(content) else content
+
+
+def _delta(base: _Known, value: Value) -> bytes | None:
+    """The value as a delta; None if that does not pay."""
+    content = value.content
+    reach = len(base.content) + len(content)
+    # A base is always older by its name too: deleting the newest first never leaves a delta without it.
+    if reach > _LARGEST or base.depth >= 2 * _STRIDE or base.version >= value.version:
+        return None
+    parameters = zstandard.ZstdCompressionParameters.from_level(
+        _LEVEL, window_log=max(10, reach.bit_length()), write_checksum=True
+    )
+    dictionary = zstandard.ZstdCompressionDict(base.content, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
+    packed = zstandard.ZstdCompressor(compression_params=parameters, dict_data=dictionary).compress(content)
+    return packed if len(packed) * 2 < len(content) else None
+
+
+class Unframer:
+    """Turns rows of values back into bytes.
+
+    Args:
+        sealer: What opens the rows.
+        rows: Rows of the values table, with all that they are deltas of, in any order.
+    """
+
+    def __init__(self, sealer: Sealer, rows: Iterable[Any]) -> None:
+        self._sealer = sealer
+        self._rows = {(row.thread_id, row.checkpoint_ns, row.channel, row.version): row for row in rows}
+        self._contents: dict[tuple[str, str, str, str], bytes] = {}
+
+    def value(self, thread_id: str, checkpoint_ns: str, channel: str, version: str) -> tuple[Value, int]:
+        """A version of a channel's value, and its depth.
+
+        Raises:
+            Damaged: It can't be had.
+        """
+        chain: list[Any] = []
+        wanted: str | None = version
+        while wanted is not None and (thread_id, checkpoint_ns, channel, wanted) not in self._contents:
+            row = self._rows.get((thread_id, checkpoint_ns, channel, wanted))
+            if row is None:
+                which = "its value" if not chain else f"version {wanted}, which its value is a delta of,"
+                raise Damaged(f"{which} is not stored any more")
+            if len(chain) > len(self._rows):
+                raise Damaged("its value is a delta of itself")
+            chain.append(row)
+            wanted = row.base
+        content = None if wanted is None else self._contents[thread_id, checkpoint_ns, channel, wanted]
+        for row in reversed(chain):
+            content = self._unpack(row, content)
+            self._contents[thread_id, checkpoint_ns, channel, row.version] = content
+        row = self._rows[thread_id, checkpoint_ns, channel, version]
+        found = self._contents[thread_id, checkpoint_ns, channel, version]
+        return Value(thread_id, checkpoint_ns, channel, version, row.type, found), row.depth
+
+    def has(self, thread_id: str, checkpoint_ns: str, channel: str, version: str) -> bool:
+        """Whether there is a row for it."""
+        return (thread_id, checkpoint_ns, channel, version) in self._rows
+
+    def _unpack(self, row: Any, base: bytes | None) -> bytes:
+        columns = (row.thread_id, row.checkpoint_ns, row.channel, row.version, row.base, row.depth, row.size)
+        frame = self._sealer.open("values", columns, row, row.value)
+        if row.base is None and len(frame) == row.size:
+            return frame
+        try:
+            if zstandard.get_frame_parameters(frame).content_size != row.size:
+                raise Damaged("its frame has another size than its row says")
+            dictionary = (
+                None if base is None else zstandard.ZstdCompressionDict(base, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
+            )
+            return zstandard.ZstdDecompressor(dict_data=dictionary, max_window_size=2 * _LARGEST).decompress(frame)
+        except zstandard.ZstdError as error:
+            raise Damaged(f"its frame can't be unpacked ({error})") from error
