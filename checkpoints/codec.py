@@ -15,7 +15,7 @@ from checkpoints.frames import Value
 from checkpoints.rows import Damaged, check_key
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from langchain_core.runnables import RunnableConfig
     from langgraph.checkpoint.base import ChannelVersions, Checkpoint, CheckpointMetadata, PendingWrite
@@ -121,9 +121,7 @@ class Codec:
         described = dict(get_serializable_checkpoint_metadata(config, metadata))
         run_id = None if described.get("run_id") is None else str(described["run_id"])
         encryption = self.sealer.encryption
-        plain = (
-            {name: value for name, value in described.items() if is_json(value)} if encryption is None else {}
-        )
+        plain = {name: value for name, value in described.items() if is_json(value)} if encryption is None else {}
         odd = {name: value for name, value in described.items() if name not in plain}
         if run_id is not None:
             run_id = check_key("run_id", run_id) if encryption is None else encryption.blind(run_id)[0]
@@ -148,7 +146,7 @@ class Codec:
             checkpoint, odd, without = self._unpack(row.type, body)
             metadata = {**json.loads(row.metadata), **odd}
         except Damaged as error:
-            raise CorruptCheckpoint(*row[:3], None, str(error)) from error
+            raise corrupt(row, None, str(error)) from error
         except UnreadableType as error:
             raise _located(error, row[:3], "the metadata") from error
         return StoredCheckpoint(row, checkpoint, cast("CheckpointMetadata", metadata), without)
@@ -164,7 +162,7 @@ class Codec:
             columns = (*row[:6], row.metadata)
             body = self.sealer.open("checkpoints", columns, row, row.body)
         except Damaged as error:
-            raise CorruptCheckpoint(*row[:3], None, str(error)) from error
+            raise corrupt(row, None, str(error)) from error
         columns = (thread_id, checkpoint_ns, checkpoint_id, None, run_id, created, row.metadata)
         proof, stored = self.sealer.seal("checkpoints", columns, row.type, body)
         keys = self._keys(thread_id, checkpoint_ns, checkpoint_id, None, run_id)
@@ -206,7 +204,7 @@ class Codec:
             content = self.sealer.open("writes", tuple(row[:7]), row, row.value)
             return row.task_id, row.channel, self._unpack(row.type, content)
         except Damaged as error:
-            raise CorruptCheckpoint(*row[:3], row.channel, f"a pending write of it: {error}") from error
+            raise corrupt(row, row.channel, f"a pending write of it: {error}") from error
         except UnreadableType as error:
             raise _located(error, row[:3], f"channel {row.channel!r}") from error
 
@@ -221,7 +219,7 @@ class Codec:
             return self._loads(value.type, value.content)
         except Damaged as error:
             where = (value.thread_id, value.checkpoint_ns, checkpoint_id)
-            raise CorruptCheckpoint(*where, value.channel, str(error)) from error
+            raise CorruptCheckpoint(*where, channel=value.channel, reason=str(error)) from error
         except UnreadableType as error:
             where = (value.thread_id, value.checkpoint_ns, checkpoint_id)
             raise _located(error, where, f"channel {value.channel!r}") from error
@@ -288,6 +286,11 @@ def make_config(thread_id: str, checkpoint_ns: str, checkpoint_id: str) -> Runna
             "checkpoint_id": checkpoint_id,
         }
     }
+
+
+def corrupt(row: Any, channel: str | None, reason: str) -> CorruptCheckpoint:
+    """The error that names the checkpoint that a row is, or belongs to."""
+    return CorruptCheckpoint(row.thread_id, row.checkpoint_ns, row.checkpoint_id, channel, reason)
 
 
 def _located(error: UnreadableType, where: Sequence[str], what: str) -> UnreadableType:

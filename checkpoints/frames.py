@@ -1,11 +1,11 @@
 """How the versions of a channel's value are stored: mostly as the difference to an earlier one.
 
 A value that grows by a little at every step would be stored whole at every step: a thousand steps that append 500 bytes
-make 250 MB. Here a version is a zstd frame made with an earlier version as its dictionary, which is little more than
-what is new. To read it, the earlier one is needed first, and so on back to a full frame. The chain stays short because
-every `_STRIDE`-th version is a delta of the one `_STRIDE` before it, and the others of their predecessor, so that a full
-frame is needed only once in ``_STRIDE * _STRIDE`` versions and no read applies more than ``2 * _STRIDE`` deltas.
-(Skip-deltas: https://svn.apache.org/repos/asf/subversion/trunk/notes/skip-deltas)
+make 250 MB. Here a version is stored as what it adds to an earlier version, or, where it does not just add, as a zstd
+frame with that version as its dictionary. To read it, the earlier one is needed first, and so on back to a full frame.
+The chain stays short because every `_STRIDE`-th version is a delta of the one `_STRIDE` before it, and the others of
+their predecessor: a full frame is needed only once in some ``_STRIDE * _STRIDE`` versions, and no read applies more than
+``2 * _STRIDE`` deltas. (Skip-deltas: https://svn.apache.org/repos/asf/subversion/trunk/notes/skip-deltas)
 
 The writer keeps the newest values in memory, since a delta needs the value it is a delta of. What is not there any
 more, or was never read by this process, begins with a full frame again.
@@ -13,6 +13,7 @@ more, or was never read by this process, begins with a full frame again.
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -34,8 +35,17 @@ _STRIDE = 16
 _LEVEL = 3
 """zstd's default. At level 1 a dictionary of half a megabyte is searched too coarsely: deltas get 300 times larger."""
 
-_SMALLEST = 128  # bytes; below, the frame costs more than it saves
+_SMALLEST = 256  # bytes; below, a frame costs more than it saves
 _LARGEST = 64 << 20  # bytes; above, the search for matches takes too long and too much memory
+
+
+_ADDED, _ADDED_PACKED = b"\x01", b"\x02"
+"""What a frame begins with that adds to its base; zstd's own begin with 0x28."""
+
+_PACK_FROM = 512  # bytes of what is added
+
+_OWN_VERSION = re.compile(r"\d{10}\.[0-9a-f]{12}")
+"""Versions that `SQLAlchemySaver.get_next_version` made: no two values have the same one, whatever process made it."""
 
 
 class Value(NamedTuple):
@@ -163,7 +173,7 @@ class Framing:
 
     def _row(self, value: Value) -> Row:
         content = value.content
-        if len(content) < _SMALLEST:
+        if len(content) < _SMALLEST or _OWN_VERSION.fullmatch(value.version) is None:
             return self._frames.row(value, None, content, 0)
         key = value.channel_key
         before = self._new.get(key) or self._frames.known(key)
@@ -185,23 +195,59 @@ class Framing:
 def _full(content: bytes) -> bytes:
     if len(content) > _LARGEST:
         return content
-    packed = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True).compress(content)
+    packed = zstandard.ZstdCompressor(level=_LEVEL).compress(content)
     return packed if len(packed) < len(content) else content
 
 
 def _delta(base: _Known, value: Value) -> bytes | None:
     """The value as a delta; None if that does not pay."""
-    content = value.content
-    reach = len(base.content) + len(content)
     # A base is always older by its name too: deleting the newest first never leaves a delta without it.
-    if reach > _LARGEST or base.depth >= 2 * _STRIDE or base.version >= value.version:
+    if base.depth >= 2 * _STRIDE or base.version >= value.version:
         return None
-    parameters = zstandard.ZstdCompressionParameters.from_level(
-        _LEVEL, window_log=max(10, reach.bit_length()), write_checksum=True
-    )
-    dictionary = zstandard.ZstdCompressionDict(base.content, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
-    packed = zstandard.ZstdCompressor(compression_params=parameters, dict_data=dictionary).compress(content)
-    return packed if len(packed) * 2 < len(content) else None
+    content = value.content
+    frame = _added(base.content, content) or _difference(base.content, content)
+    return frame if frame is not None and len(frame) * 2 < len(content) else None
+
+
+def _added(base: bytes, content: bytes) -> bytes | None:
+    """What is added at the end of a list, a mapping or a text: found by comparing memory, without a search.
+
+    In msgpack these begin with a header that tells how many items follow; after it, the old bytes stand unchanged.
+    """
+    old, new = _header(base), _header(content)
+    kept = len(base) - old
+    if content[new : new + kept] != memoryview(base)[old:]:
+        return None
+    added = content[new + kept :]
+    kind = _ADDED
+    if len(added) >= _PACK_FROM:
+        packed = zstandard.ZstdCompressor(level=_LEVEL).compress(added)
+        if len(packed) < len(added):
+            kind, added = _ADDED_PACKED, packed
+    return b"".join((kind, bytes((new,)), content[:new], added))
+
+
+def _header(content: bytes) -> int:
+    """How many bytes of a msgpack value tell its type and length (https://github.com/msgpack/msgpack, spec.md)."""
+    match content[0] if content else 0:
+        case 0xC4 | 0xD9:  # bin 8, str 8
+            return 2
+        case 0xC5 | 0xDA | 0xDC | 0xDE:  # bin 16, str 16, array 16, map 16
+            return 3
+        case 0xC6 | 0xDB | 0xDD | 0xDF:  # bin 32, str 32, array 32, map 32
+            return 5
+        case _:
+            return 1
+
+
+def _difference(base: bytes, content: bytes) -> bytes | None:
+    """The value as a zstd frame whose dictionary is the base."""
+    reach = len(base) + len(content)
+    if reach > _LARGEST:
+        return None
+    parameters = zstandard.ZstdCompressionParameters.from_level(_LEVEL, window_log=max(10, reach.bit_length()))
+    dictionary = zstandard.ZstdCompressionDict(base, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
+    return zstandard.ZstdCompressor(compression_params=parameters, dict_data=dictionary).compress(content)
 
 
 class Unframer:
@@ -249,14 +295,31 @@ class Unframer:
     def _unpack(self, row: Any, base: bytes | None) -> bytes:
         columns = (row.thread_id, row.checkpoint_ns, row.channel, row.version, row.base, row.depth, row.size)
         frame = self._sealer.open("values", columns, row, row.value)
-        if row.base is None and len(frame) == row.size:
+        if base is None and len(frame) == row.size:
             return frame
         try:
-            if zstandard.get_frame_parameters(frame).content_size != row.size:
-                raise Damaged("its frame has another size than its row says")
-            dictionary = (
-                None if base is None else zstandard.ZstdCompressionDict(base, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
-            )
-            return zstandard.ZstdDecompressor(dict_data=dictionary, max_window_size=2 * _LARGEST).decompress(frame)
+            content = _undo(frame, base, row.size)
         except zstandard.ZstdError as error:
             raise Damaged(f"its frame can't be unpacked ({error})") from error
+        if len(content) != row.size:
+            raise Damaged(f"its frame gives {len(content)} bytes, and its row says {row.size}")
+        return content
+
+
+def _undo(frame: bytes, base: bytes | None, size: int) -> bytes:
+    if base is None or frame[:1] not in {_ADDED, _ADDED_PACKED}:
+        dictionary = (
+            None if base is None else zstandard.ZstdCompressionDict(base, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
+        )
+        return _decompress(frame, size, dictionary)
+    start = 2 + frame[1]
+    added = frame[start:]
+    if frame[:1] == _ADDED_PACKED:
+        added = _decompress(added, size, None)
+    return b"".join((frame[2:start], memoryview(base)[_header(base) :], added))
+
+
+def _decompress(frame: bytes, limit: int, dictionary: zstandard.ZstdCompressionDict | None) -> bytes:
+    if not 0 <= zstandard.get_frame_parameters(frame).content_size <= limit:
+        raise Damaged("its frame has another size than its row says")
+    return zstandard.ZstdDecompressor(dict_data=dictionary, max_window_size=2 * _LARGEST).decompress(frame)

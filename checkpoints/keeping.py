@@ -11,7 +11,7 @@ from checkpoints import retention, survey, upkeep
 from checkpoints.retention import Keep, Pruned
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Generator, Sequence
     from datetime import timedelta
 
     from checkpoints.codec import Codec

@@ -145,9 +145,7 @@ def _acquire(schema: Schema, thread_id: str, owner: str, ttl: float, connection:
 
 def _renew(schema: Schema, thread_id: str, owner: str, ttl: float, connection: Connection) -> Lease:
     c = schema.leases.c
-    epoch = connection.scalar(
-        select(c.epoch).where(c.thread_id == thread_id, c.owner == owner).with_for_update()
-    )
+    epoch = connection.scalar(select(c.epoch).where(c.thread_id == thread_id, c.owner == owner).with_for_update())
     if epoch is None or not owner:
         raise LeaseLost(thread_id, owner)
     expires = _now(schema, connection) + ttl

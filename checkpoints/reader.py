@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from langgraph.checkpoint.base import CheckpointTuple, writes_sort_key
 from sqlalchemy import and_, not_, or_, select, true, tuple_
 
-from checkpoints.codec import address, dump_json, is_json, make_config
+from checkpoints.codec import address, corrupt, dump_json, is_json, make_config
 from checkpoints.errors import CorruptCheckpoint
 from checkpoints.frames import Unframer
 from checkpoints.rows import Damaged
@@ -93,9 +93,7 @@ class Reader:
             query = query.where(table.c.thread_id == thread_id)
         return self.assemble(connection, connection.execute(query).all())
 
-    def assemble(
-        self, connection: Connection, rows: Sequence[Any], *, newest: bool = False
-    ) -> list[CheckpointTuple]:
+    def assemble(self, connection: Connection, rows: Sequence[Any], *, newest: bool = False) -> list[CheckpointTuple]:
         """Rows of the checkpoints table, completed with their values and their writes.
 
         Raises:
@@ -127,7 +125,7 @@ class Reader:
         try:
             value, depth = values.value(row.thread_id, row.checkpoint_ns, channel, version)
         except Damaged as error:
-            raise CorruptCheckpoint(*checkpoint_key(row), channel, str(error)) from error
+            raise corrupt(row, channel, str(error)) from error
         if newest:
             self._frames.met(value, depth)
         return self.codec.load(value, row.checkpoint_id)

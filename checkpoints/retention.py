@@ -68,7 +68,8 @@ def prune_thread(codec: Codec, thread_id: str, keep: Keep, connection: Connectio
         return len(doomed[:_CHECKPOINTS_AT_ONCE]), True
     v = codec.schema.values.c
     namespaces = connection.scalars(select(v.checkpoint_ns).where(v.thread_id == thread_id).distinct()).all()
-    return 0, any([delete_unused_values(codec, connection, thread_id, ns) for ns in namespaces])
+    more = [delete_unused_values(codec, connection, thread_id, ns) for ns in namespaces]
+    return 0, any(more)
 
 
 def idle_threads(codec: Codec, before: int, connection: Connection) -> Sequence[str]:

@@ -314,7 +314,7 @@ class SQLAlchemySaver(Leasing, Keeping, BaseCheckpointSaver[str]):
             Fenced: From the methods that write, when another owner has had the thread since, or it was released.
         """
         clone = copy.copy(self)
-        clone._fence = (lease.thread_id, lease.owner, lease.epoch)
+        clone._fence = (lease.thread_id, lease.owner, lease.epoch)  # noqa: SLF001 - it is one of us
         return clone
 
     # The one implementation behind both faces: what to do, ready to be handed to the database.

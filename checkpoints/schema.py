@@ -48,6 +48,8 @@ LIMITS = {
     "task_id": 256,
     "task_path": 4096,
     "owner": 512,
+    "namespace": 1024,
+    "item_key": 512,
 }
 """How many bytes of UTF-8 each id may have: the same on every database, and what the index of each can hold."""
 
@@ -98,6 +100,7 @@ class Schema:
         self.put_write = dialect.statement(self.writes, replace=True)
         self.add_write = dialect.statement(self.writes, replace=False)
         self.add_lease = dialect.statement(self.leases, replace=False)
+        self.put_item = dialect.statement(self.items, replace=True)
 
     def _make_tables(self) -> None:
         prefix, blob, ascii_text = self.prefix, self.dialect.blob_type, self.dialect.text_type
@@ -171,6 +174,19 @@ class Schema:
             self._text("owner", nullable=False),
             Column("epoch", BigInteger, nullable=False),
             Column("expires", Double, nullable=False),
+        )
+        self.items = Table(
+            f"{prefix}items",
+            self._tables,
+            self._key("namespace"),
+            self._key("item_key"),
+            Column("created", BigInteger, nullable=False),  # milliseconds since 1970, UTC, as the next two
+            Column("updated", BigInteger, nullable=False),
+            Column("expires", BigInteger),
+            Column("ttl", BigInteger),  # milliseconds from a use of the item to when it expires
+            *self._proof(),
+            Column("value", blob(), nullable=False),
+            Index(f"{prefix}items_expires", "expires"),
         )
 
     def _key(self, name: str) -> Column[str]:

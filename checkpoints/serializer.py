@@ -19,6 +19,7 @@ from langgraph.checkpoint.serde import jsonplus
 # The two sets are not exported, but they are what LangGraph's documentation calls the built-in allowlist.
 from langgraph.checkpoint.serde._msgpack import SAFE_MSGPACK_METHODS, SAFE_MSGPACK_TYPES
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+from langgraph.checkpoint.serde.types import _DeltaSnapshot  # pyright: ignore[reportPrivateUsage] - ext code 7
 from langgraph.types import Send
 
 from checkpoints.errors import UnreadableType
@@ -65,7 +66,7 @@ class StrictSerializer(JsonPlusSerializer):
         if extra <= self._allowed:
             return self
         clone = copy.copy(self)
-        clone._allowed = self._allowed | extra
+        clone._allowed = self._allowed | extra  # noqa: SLF001 - it is one of us
         return clone
 
     def loads_typed(self, data: tuple[str, bytes]) -> Any:
@@ -80,7 +81,7 @@ class StrictSerializer(JsonPlusSerializer):
 
         def hook(code: int, inner: bytes) -> Any:
             if code == jsonplus.EXT_DELTA_SNAPSHOT:
-                return jsonplus._DeltaSnapshot(self._unpack(inner))  # noqa: SLF001 - the type of that code
+                return _DeltaSnapshot(self._unpack(inner))
             if code not in _CONSTRUCTORS:
                 return self._others(code, inner)
             try:

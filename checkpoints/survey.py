@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, select, tuple_
@@ -84,7 +85,9 @@ def statistics(codec: Codec, thread_id: str | None, connection: Connection) -> l
 
 
 def _count(connection: Connection, table: Table, thread_id: str | None) -> dict[str, tuple[int, int]]:
-    query = select(table.c.thread_id, func.count(), func.sum(func.length(list(table.c)[-1]))).group_by(table.c.thread_id)
+    query = select(table.c.thread_id, func.count(), func.sum(func.length(list(table.c)[-1]))).group_by(
+        table.c.thread_id
+    )
     if thread_id is not None:
         query = query.where(table.c.thread_id == thread_id)
     return {thread: (count, int(size or 0)) for thread, count, size in connection.execute(query)}
@@ -122,7 +125,7 @@ class Check:
             connection, schema.writes, CHECKPOINT_KEY, [checkpoint_key(row) for row in rows]
         )
         for write in found:
-            self._try(write, lambda write=write: self._codec.open_write(write))
+            self._try(write, partial(self._codec.open_write, write))
         self.done = len(rows) < _PAGE
         if rows:
             self._last = checkpoint_key(rows[-1])
@@ -133,11 +136,12 @@ class Check:
             return
         keys = [(row.thread_id, row.checkpoint_ns, *each) for each in stored.versions.items()]
         schema = self._codec.schema
-        values = Unframer(
-            self._codec.sealer, schema.dialect.chains_by_key(connection, schema.values, VALUE_KEY, keys)
-        )
+        values = Unframer(self._codec.sealer, schema.dialect.chains_by_key(connection, schema.values, VALUE_KEY, keys))
         for key in keys:
-            self._try(row, lambda key=key: self._codec.load(values.value(*key)[0], row.checkpoint_id))
+            self._try(row, partial(self._load, values, key, row))
+
+    def _load(self, values: Unframer, key: tuple[str, str, str, str], row: Any) -> None:
+        self._codec.load(values.value(*key)[0], row.checkpoint_id)
 
     def _try(self, row: Any, work: Any) -> Any:
         try:
@@ -145,4 +149,3 @@ class Check:
         except (CorruptCheckpoint, UnreadableType, Damaged) as error:
             self.problems.append(Problem(*checkpoint_key(row), what=str(error)))
             return None
-

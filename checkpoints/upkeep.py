@@ -85,21 +85,22 @@ def _moved(codec: Codec, name: str, statement: Statement, row: Any, thread_id: s
     sealer, table = codec.sealer, statement.table
     proof = ("type", "key_id", "checksum")
     blob = list(table.c)[-1].name
-    columns = {column.name: value for column, value in zip(table.c, row, strict=True)}
+    columns: dict[str, Any] = {column.name: value for column, value in zip(table.c, row, strict=True)}
     content, kind = columns.pop(blob), columns["type"]
     covered = {column: value for column, value in columns.items() if column not in proof}
     try:
         content = sealer.open(name, tuple(covered.values()), row, content)
     except Damaged as error:
-        checkpoint_id = getattr(row, "checkpoint_id", "?")
-        where = (row.thread_id, row.checkpoint_ns, checkpoint_id, getattr(row, "channel", None))
-        raise CorruptCheckpoint(*where, f"it can't be copied: {error}") from error
+        channel = columns.get("channel")
+        where = (row.thread_id, row.checkpoint_ns, columns.get("checkpoint_id", "any"))
+        raise CorruptCheckpoint(*where, channel=channel, reason=f"it can't be copied: {error}") from error
     covered["thread_id"] = thread_id
     sealed, stored = sealer.seal(name, tuple(covered.values()), kind, content)
     columns = {**columns, **covered, **dict(zip(proof, sealed, strict=True)), blob: stored}
     key = codec.schema.dialect.key
     return tuple(
-        key(columns[column.name]) if isinstance(column.type, Key) and columns[column.name] is not None
+        key(columns[column.name])
+        if isinstance(column.type, Key) and columns[column.name] is not None
         else columns[column.name]
         for column in table.c
     )
@@ -110,9 +111,8 @@ def delete_checkpoints(codec: Codec, connection: Connection, doomed: Sequence[An
     if not doomed:
         return
     schema = codec.schema
-    keys = [dict(zip(("b_thread", "b_ns", "b_id"), checkpoint_key(row), strict=True)) for row in doomed]
     for table in (schema.writes, schema.checkpoints):
-        connection.execute(delete(table).where(*_is(table, CHECKPOINT_KEY, ("b_thread", "b_ns", "b_id"))), keys)
+        _delete(connection, table, CHECKPOINT_KEY, [checkpoint_key(row) for row in doomed])
     gone: dict[tuple[str, str], list[str]] = {}
     for row in doomed:
         gone.setdefault((row.thread_id, row.checkpoint_ns), []).append(row.checkpoint_id)
@@ -129,32 +129,28 @@ def delete_unused_values(codec: Codec, connection: Connection, thread_id: str, c
     """Delete values that no checkpoint refers to and no such value is a delta of; return whether there may be more."""
     schema = codec.schema
     c, v = schema.checkpoints.c, schema.values.c
-    rows = connection.execute(
-        select(schema.checkpoints).where(c.thread_id == thread_id, c.checkpoint_ns == checkpoint_ns)
-    )
-    used: set[tuple[str, str | None]] = set()
-    for row in rows:
-        used |= set(codec.open_checkpoint(row).versions.items())
-    here = (v.thread_id == thread_id, v.checkpoint_ns == checkpoint_ns)
-    stored = connection.execute(select(v.channel, v.version, v.base).where(*here)).all()
-    bases = {(row.channel, row.version): row.base for row in stored}
-    for channel, version in list(used):
-        base = bases.get((channel, version or ""))
-        while base is not None and (channel, base) not in used:
-            used.add((channel, base))
-            base = bases.get((channel, base))
-    unused = [key for key in bases if key not in used]
+    # The values first: one that another process adds between the two queries comes with the checkpoint that needs it.
+    stored = select(v.channel, v.version, v.base).where(v.thread_id == thread_id, v.checkpoint_ns == checkpoint_ns)
+    bases = {(row.channel, row.version): row.base for row in connection.execute(stored)}
+    used: set[tuple[str, str]] = set()
+    rows = select(schema.checkpoints).where(c.thread_id == thread_id, c.checkpoint_ns == checkpoint_ns)
+    for row in connection.execute(rows):
+        for channel, version in codec.open_checkpoint(row).versions.items():
+            needed: str | None = version
+            while needed is not None and (channel, needed) not in used:
+                used.add((channel, needed))
+                needed = bases.get((channel, needed))
+    # The newest first: a delta goes before what it is a delta of.
+    unused = sorted((key for key in bases if key not in used), key=lambda key: key[1], reverse=True)
     if unused:
-        # The newest first: a delta goes before what it is a delta of.
-        unused.sort(key=lambda key: key[1], reverse=True)
-        names = ("b_thread", "b_ns", "b_channel", "b_version")
-        statement = delete(schema.values).where(
-            *_is(schema.values, ("thread_id", "checkpoint_ns", "channel", "version"), names)
-        )
-        keys = [dict(zip(names, (thread_id, checkpoint_ns, *key), strict=True)) for key in unused[:_VALUES_AT_ONCE]]
-        connection.execute(statement, keys)
+        columns = ("thread_id", "checkpoint_ns", "channel", "version")
+        keys = [(thread_id, checkpoint_ns, *key) for key in unused[:_VALUES_AT_ONCE]]
+        _delete(connection, schema.values, columns, keys)
     return len(unused) > _VALUES_AT_ONCE
 
 
-def _is(table: Table, columns: Sequence[str], names: Sequence[str]) -> list[Any]:
-    return [table.c[column] == bindparam(name) for column, name in zip(columns, names, strict=True)]
+def _delete(connection: Connection, table: Table, columns: Sequence[str], keys: Sequence[tuple[str, ...]]) -> None:
+    """Delete rows by key, in this order."""
+    statement = delete(table).where(*(table.c[name] == bindparam(f"b_{name}") for name in columns))
+    names = [f"b_{name}" for name in columns]
+    connection.execute(statement, [dict[str, Any](zip(names, key, strict=True)) for key in keys])

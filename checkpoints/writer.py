@@ -21,7 +21,15 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, select, tuple_
 
 from checkpoints.dialects import Row, Statement
-from checkpoints.errors import CheckpointsError, DatabaseBusy, Fenced, SaverClosed, SchemaTooNew, SchemaTooOld, WriteFailed
+from checkpoints.errors import (
+    CheckpointsError,
+    DatabaseBusy,
+    Fenced,
+    SaverClosed,
+    SchemaTooNew,
+    SchemaTooOld,
+    WriteFailed,
+)
 from checkpoints.frames import Frames, Framing, Value
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The command line: `orchestra run|resume|runs|graph`.
+"""The command line: `orchestra run|resume|runs|graph|db`.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 waiting for a person, 130 stopped by Ctrl-C (resumable).
 """
@@ -10,15 +10,16 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TextIO
 
-from orchestra.errors import OrchestraError, ThreadNotFound
+from orchestra.errors import OrchestraError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from orchestra.runs import Orchestra, Outcome, Run, RunInfo
 
 DONE, FAILED, USAGE, WAITING, INTERRUPTED = 0, 1, 2, 3, 130
+
+_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 _GRAPH_HELP = "a name in graphs/, file.py:variable or package.module:variable"
 
@@ -104,8 +107,19 @@ def _parser() -> argparse.ArgumentParser:
     listing.add_argument("--limit", type=int, default=20, metavar="N", help="how many (default 20)")
     show = add(runs, "show", _runs_show, "Show one run: its tasks, how each went, and the answer.")
     show.add_argument("thread", metavar="THREAD")
-    for made in (listing, show):
+    prune = add(runs, "prune", _runs_prune, "Delete what is too old, too much or long unused.")
+    prune.add_argument("thread", metavar="THREAD", nargs="*", help="only these; all if left out")
+    prune.add_argument("--older-than", type=_duration, metavar="AGE", help="checkpoints that were stored longer ago")
+    prune.add_argument("--keep", type=_count, metavar="N", help="all but so many checkpoints of each thread")
+    prune.add_argument(
+        "--idle", type=_duration, metavar="AGE", help="whole threads without a newer checkpoint, waiting ones too"
+    )
+    for made in (listing, show, prune):
         database(made)
+
+    db = commands.add_parser("db", help="Look after a database.").add_subparsers(required=True, metavar="COMMAND")
+    database(add(db, "upgrade", _db_upgrade, "Bring the tables to the version that this package needs."))
+    database(add(db, "check", _db_check, "Read everything that is stored, and say what is damaged."))
 
     graphs = commands.add_parser("graph", help="Look at workflows.").add_subparsers(required=True, metavar="COMMAND")
     add(graphs, "list", _graph_list, "List the workflows in graphs/.").add_argument(
@@ -145,18 +159,6 @@ def _print_json(value: Any, file: TextIO | None = None) -> None:
     print(json.dumps(pydantic_core.to_jsonable_python(value), indent=2, ensure_ascii=False), file=file)
 
 
-def _must_exist(database: str) -> None:
-    """Refuse to look into a database file that is not there: opening it would make an empty one."""
-    from sqlalchemy import make_url
-    from sqlalchemy.exc import ArgumentError
-
-    with contextlib.suppress(ArgumentError):  # the saver says it better
-        url = make_url(database)
-        file = url.database or ""
-        if url.get_backend_name() == "sqlite" and file not in {"", ":memory:"} and not Path(file).exists():
-            raise ThreadNotFound(f"There is no database {file}; name one with --db or ORCHESTRA_DB.")
-
-
 def _run(arguments: argparse.Namespace) -> int:
     from orchestra.references import load
     from orchestra.show.terminal import clean
@@ -177,10 +179,11 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _resume(arguments: argparse.Namespace) -> int:
+    from orchestra.maintenance import must_exist
     from orchestra.references import load
     from orchestra.runs import RunState
 
-    _must_exist(arguments.db)
+    must_exist(arguments.db)
 
     async def resume(orchestra: Orchestra) -> Run | None:
         info = await orchestra.info(arguments.thread)
@@ -304,9 +307,10 @@ def _as_json(info: RunInfo) -> dict[str, Any]:
 
 
 def _runs_list(arguments: argparse.Namespace) -> int:
+    from orchestra.maintenance import must_exist
     from orchestra.runs import Orchestra
 
-    _must_exist(arguments.db)
+    must_exist(arguments.db)
 
     async def read() -> list[RunInfo]:
         async with Orchestra(arguments.db) as orchestra:
@@ -324,10 +328,11 @@ def _runs_list(arguments: argparse.Namespace) -> int:
 
 
 def _runs_show(arguments: argparse.Namespace) -> int:
+    from orchestra.maintenance import must_exist
     from orchestra.runs import Orchestra
     from orchestra.show.terminal import answer, clean, results_table, runs_table
 
-    _must_exist(arguments.db)
+    must_exist(arguments.db)
 
     async def read() -> RunInfo:
         async with Orchestra(arguments.db) as orchestra:
@@ -347,6 +352,44 @@ def _runs_show(arguments: argparse.Namespace) -> int:
         console.print()
         answer(console, info.answer)
     return DONE
+
+
+def _runs_prune(arguments: argparse.Namespace) -> int:
+    from orchestra.maintenance import prune
+
+    if arguments.older_than is None and arguments.keep is None and arguments.idle is None:
+        print(
+            "orchestra: say what to delete: --older-than 30d, --keep 20, --idle 90d, or some of them", file=sys.stderr
+        )
+        return USAGE
+    return prune(arguments)
+
+
+def _db_upgrade(arguments: argparse.Namespace) -> int:
+    from orchestra.maintenance import upgrade
+
+    return upgrade(arguments)
+
+
+def _db_check(arguments: argparse.Namespace) -> int:
+    from orchestra.maintenance import check
+
+    return check(arguments)
+
+
+def _duration(text: str) -> timedelta:
+    """A length of time, such as ``90m``, ``12h``, ``30d`` or ``2w``."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([mhdw])", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a length of time: write 90m, 12h, 30d or 2w")
+    return timedelta(**{_UNITS[found[2]]: float(found[1])})
+
+
+def _count(text: str) -> int:
+    """A number of checkpoints to keep."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of checkpoints: at least 1, the newest, is kept")
+    return int(text)
 
 
 def _graph_list(arguments: argparse.Namespace) -> int:

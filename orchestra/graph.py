@@ -97,28 +97,31 @@ class CompiledWorkflow(CompiledStateGraph[Any, Any, Any, Any]):
         input = self._accept(input)  # noqa: A001
         nested = bool(configurable.get("checkpoint_ns"))
         async with contextlib.AsyncExitStack() as stack:
+            graph = self
             if not nested:
                 control = control or RunControl()
-                await self._take_thread(stack, input, configurable, options)
+                saver = await self._take_thread(stack, input, configurable, options)
+                if saver is not self.checkpointer:
+                    graph = self.copy(update={"checkpointer": saver})
                 where = {"workflow": self.name, "workflow_ref": self.workflow.reference}
                 config["metadata"] = where | dict(config.get("metadata") or {})
             call = configurable.pop(TEAM, None) or _new_call(self.name, input, configurable, control)
             call.persistent = call.persistent and cast("Any", self.checkpointer) is not False
             configurable[CALL] = call
             config["configurable"] = configurable
-            chunks = super().astream(input, config, control=control, **options)
+            chunks = super(CompiledWorkflow, graph).astream(input, config, control=control, **options)
             async with aclosing(cast("Any", chunks)):
                 async for chunk in chunks:
                     yield chunk
 
     async def _take_thread(
         self, stack: contextlib.AsyncExitStack, given: Any, configurable: dict[str, Any], options: dict[str, Any]
-    ) -> None:
-        """Keep the thread to this call until it ends, and see that the call fits how the thread stands."""
+    ) -> Any:
+        """Keep the thread to this call until it ends, and see that the call fits it; return the saver to use."""
         saver = cast("Any", self.checkpointer) if isinstance(self.checkpointer, BaseCheckpointSaver) else None
         thread = configurable.get("thread_id")
         if saver is None or thread is None:
-            return
+            return cast("Any", self.checkpointer)
         if options.get("durability") == "exit" and self.workflow.side_effects:
             raise WorkflowError(
                 'durability="exit" stores nothing before the end, but an agent with side effects may only start when '
@@ -126,8 +129,9 @@ class CompiledWorkflow(CompiledStateGraph[Any, Any, Any, Any]):
             )
         # Four small commits a run buy the promise that a request is stored before any agent starts.
         options["durability"] = options.get("durability") or "sync"
-        await stack.enter_async_context(hold(saver, str(thread)))
+        holding = await stack.enter_async_context(hold(saver, str(thread)))
         await _check_thread(saver, str(thread), given, configurable)
+        return holding
 
     def stream(  # pyright: ignore[reportIncompatibleMethodOverride] -- options are handed on as they are
         self,

@@ -10,7 +10,7 @@ from typing import Any
 
 from langgraph.checkpoint.base import BaseCheckpointSaver
 
-from checkpoints import CheckpointsError, LeaseHeld, LeaseLost, SQLAlchemySaver, process_owner
+from checkpoints import CheckpointsError, Fenced, LeaseHeld, LeaseLost, SQLAlchemySaver, process_owner
 from orchestra.errors import ThreadBusy
 from orchestra.threaded import ThreadedSaver
 
@@ -21,28 +21,31 @@ _held: weakref.WeakKeyDictionary[BaseCheckpointSaver[Any], set[str]] = weakref.W
 
 
 @contextlib.asynccontextmanager
-async def hold(saver: BaseCheckpointSaver[Any], thread: str) -> AsyncGenerator[None]:
+async def hold(saver: BaseCheckpointSaver[Any], thread: str) -> AsyncGenerator[BaseCheckpointSaver[Any]]:
     """Keep a thread to oneself while a run is on it: by a lease in the database with our saver, else in this process.
+
+    Yields:
+        The saver to run with. Ours writes only while the lease is in force.
 
     Raises:
         ThreadBusy: Another run has it.
     """
     if isinstance(saver, SQLAlchemySaver):
-        async with _leased(saver, thread):
-            yield
+        async with _leased(saver, thread) as fenced:
+            yield fenced
         return
     held = _held.setdefault(saver.inner if isinstance(saver, ThreadedSaver) else saver, set())
     if thread in held:
         raise ThreadBusy(f"Another run is on thread {thread!r}; wait for it, or use another thread.")
     held.add(thread)
     try:
-        yield
+        yield saver
     finally:
         held.discard(thread)
 
 
 @contextlib.asynccontextmanager
-async def _leased(saver: SQLAlchemySaver, thread: str) -> AsyncGenerator[None]:
+async def _leased(saver: SQLAlchemySaver, thread: str) -> AsyncGenerator[SQLAlchemySaver]:
     owner = process_owner()
     runner = asyncio.current_task()
     lost: list[Exception] = []
@@ -67,13 +70,15 @@ async def _leased(saver: SQLAlchemySaver, thread: str) -> AsyncGenerator[None]:
     renewing: asyncio.Task[None] | None = None
     try:
         try:
-            await saver.aacquire_lease(thread, owner=owner, ttl=_TTL)
+            lease = await saver.aacquire_lease(thread, owner=owner, ttl=_TTL)
         except LeaseHeld as error:
             raise ThreadBusy(
                 f"Another run is on thread {thread!r} ({error.owner}); wait for it, or use another thread."
             ) from error
         renewing = asyncio.create_task(renew(), name=f"lease {thread}")
-        yield
+        yield saver.fenced(lease)
+    except Fenced as error:
+        raise ThreadBusy(f"This run lost thread {thread!r} to another, which took its expired lease.") from error
     except asyncio.CancelledError as error:
         if lost:
             raise ThreadBusy(f"This run lost thread {thread!r}: its lease could not be renewed in time.") from error

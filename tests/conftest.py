@@ -55,7 +55,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test of the saver runs on every kind of database, unless it looks into the file."""
     if "any_url" in metafunc.fixturenames:
         only_files = "path" in metafunc.fixturenames
-        metafunc.parametrize("any_url", ["sqlite"] if only_files else ["sqlite", "postgresql", "mariadb"], indirect=True)
+        metafunc.parametrize(
+            "any_url", ["sqlite"] if only_files else ["sqlite", "postgresql", "mariadb"], indirect=True
+        )
 
 
 @pytest.fixture

@@ -21,7 +21,8 @@ from sqlalchemy import (
     TypeDecorator,
     delete,
 )
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError, TimeoutError as PoolTimeout
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping, Sequence
@@ -74,7 +75,7 @@ class Dialect(ABC):
     name: ClassVar[str]
     error: ClassVar[tuple[type[BaseException], ...]] = (SQLAlchemyError,)
     placeholder: ClassVar[str] = "%s"
-    values_row: ClassVar[str] = ""
+    values_row: str = ""
     has_schemas: ClassVar[bool] = True
 
     # Opening
@@ -83,7 +84,7 @@ class Dialect(ABC):
     def make_engine(self, url: URL, settings: Settings) -> Engine:
         """The engine; opening it connects to nothing."""
 
-    def prepare_database(self, engine: Engine) -> None:
+    def prepare_database(self, engine: Engine) -> None:  # noqa: B027 - most need nothing
         """Set what belongs to the database rather than to a connection, before its tables are made."""
 
     @contextmanager
@@ -123,7 +124,7 @@ class Dialect(ABC):
         """Options for tables that are mostly key, by SQLAlchemy's names."""
         return {}
 
-    def after_create(self, connection: Connection, table: Table) -> None:
+    def after_create(self, connection: Connection, table: Table) -> None:  # noqa: B027 - most need nothing
         """What a new table needs that SQLAlchemy can't say."""
 
     def key(self, text: str) -> Any:
@@ -235,8 +236,7 @@ class Dialect(ABC):
         unkey = self.unkey
         return [
             record._make(
-                unkey(value) if key and value is not None else value
-                for key, value in zip(is_key, row, strict=True)
+                unkey(value) if key and value is not None else value for key, value in zip(is_key, row, strict=True)
             )
             for row in rows
         ]
@@ -267,7 +267,8 @@ class Dialect(ABC):
 
 @functools.cache
 def _record(names: tuple[str, ...]) -> Any:
-    return namedtuple("Record", names)  # noqa: PYI024 - the names are known at run time only
+    # The names are known at run time only.
+    return namedtuple("Record", names)  # noqa: PYI024  # pyright: ignore[reportUntypedNamedTuple]
 
 
 class Key(TypeDecorator[str]):
