@@ -6,6 +6,7 @@ from checkpoints.encryption import Encryption
 from checkpoints.errors import (
     CheckpointsError,
     CorruptCheckpoint,
+    CorruptItem,
     DatabaseBusy,
     Fenced,
     InvalidKey,
@@ -24,11 +25,13 @@ from checkpoints.errors import (
 from checkpoints.leases import Lease, process_owner
 from checkpoints.retention import Pruned
 from checkpoints.saver import SQLAlchemySaver
+from checkpoints.store import SQLAlchemyStore
 from checkpoints.survey import Problem, Statistics
 
 __all__ = [
     "CheckpointsError",
     "CorruptCheckpoint",
+    "CorruptItem",
     "DatabaseBusy",
     "Encryption",
     "Fenced",
@@ -41,6 +44,7 @@ __all__ = [
     "Pruned",
     "ReadFailed",
     "SQLAlchemySaver",
+    "SQLAlchemyStore",
     "SaverClosed",
     "SchemaTooNew",
     "SchemaTooOld",

@@ -19,7 +19,7 @@ from checkpoints.schema import Schema
 from checkpoints.writer import Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
     from sqlalchemy import URL, Connection, Engine
 
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from checkpoints.writer import Call, Rows
 
 T = TypeVar("T")
+
+Step = tuple[bool, Any]
+"""Something to do in the database: whether it writes, and what."""
 
 _READERS = 4
 _READER = "checkpoints-reader"
@@ -106,6 +109,26 @@ class Database:
     async def awrite(self, work: Rows | Call) -> Any:
         """`write` without blocking the event loop."""
         return await self._writer.awrite(work)
+
+    def run(self, steps: Generator[Step, Any, T]) -> T:
+        """Do what a generator yields, one step after the other, and send it what each gave; return what it returns."""
+        result: Any = None
+        while True:
+            try:
+                writes, work = steps.send(result)
+            except StopIteration as end:
+                return end.value
+            result = self.write(work) if writes else self.read(work)
+
+    async def arun(self, steps: Generator[Step, Any, T]) -> T:
+        """`run` without blocking the event loop."""
+        result: Any = None
+        while True:
+            try:
+                writes, work = steps.send(result)
+            except StopIteration as end:
+                return end.value
+            result = await (self.awrite(work) if writes else self.aread(work))
 
     def _check_open(self) -> None:
         if not self.close.alive:

@@ -12,6 +12,7 @@
     ├── WriteFailed           nothing of a call is stored; ``__cause__`` is the database's own error
     │   └── DatabaseBusy      it was locked, restarting or out of reach for too long
     ├── CorruptCheckpoint     what is stored is damaged, incomplete or encrypted
+    ├── CorruptItem           the same, of an item of a store
     ├── UnreadableType        a value's type is not allowed, was moved or has changed
     ├── ThreadExists          the target of a copy already has checkpoints
     └── LeaseError            about the right to run a thread
@@ -90,6 +91,22 @@ class CorruptCheckpoint(CheckpointsError):
         self.checkpoint_ns = checkpoint_ns
         self.checkpoint_id = checkpoint_id
         self.channel = channel
+
+
+class CorruptItem(CheckpointsError):
+    """An item of the store is damaged, or can't be decrypted.
+
+    Attributes:
+        namespace: The item's namespace.
+        key: Its key.
+    """
+
+    def __init__(self, namespace: tuple[str, ...], key: str, reason: str) -> None:
+        super().__init__(
+            f"item {key!r} of namespace {namespace!r}: {reason}. Restore it from a backup, put it again, or delete it"
+        )
+        self.namespace = namespace
+        self.key = key
 
 
 class UnreadableType(CheckpointsError):

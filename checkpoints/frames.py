@@ -4,8 +4,8 @@ A value that grows by a little at every step would be stored whole at every step
 make 250 MB. Here a version is stored as what it adds to an earlier version, or, where it does not just add, as a zstd
 frame with that version as its dictionary. To read it, the earlier one is needed first, and so on back to a full frame.
 The chain stays short because every `_STRIDE`-th version is a delta of the one `_STRIDE` before it, and the others of
-their predecessor: a full frame is needed only once in some ``_STRIDE * _STRIDE`` versions, and no read applies more than
-``2 * _STRIDE`` deltas. (Skip-deltas: https://svn.apache.org/repos/asf/subversion/trunk/notes/skip-deltas)
+their predecessor: a full frame is needed only once in some ``_STRIDE * _STRIDE`` versions, and no read applies more
+than ``2 * _STRIDE`` deltas. (Skip-deltas: https://svn.apache.org/repos/asf/subversion/trunk/notes/skip-deltas)
 
 The writer keeps the newest values in memory, since a delta needs the value it is a delta of. What is not there any
 more, or was never read by this process, begins with a full frame again.
@@ -215,10 +215,9 @@ def _added(base: bytes, content: bytes) -> bytes | None:
     In msgpack these begin with a header that tells how many items follow; after it, the old bytes stand unchanged.
     """
     old, new = _header(base), _header(content)
-    kept = len(base) - old
-    if content[new : new + kept] != memoryview(base)[old:]:
+    if not content.startswith(base[old:], new):
         return None
-    added = content[new + kept :]
+    added = content[new + len(base) - old :]
     kind = _ADDED
     if len(added) >= _PACK_FROM:
         packed = zstandard.ZstdCompressor(level=_LEVEL).compress(added)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 from langgraph.store.base import Item, SearchItem
 from sqlalchemy import and_, delete, or_, select, update
 
-from checkpoints.errors import CheckpointsError, InvalidKey
+from checkpoints.errors import CorruptItem, InvalidKey
 from checkpoints.rows import Damaged, check_key
 
 if TYPE_CHECKING:
@@ -42,22 +42,6 @@ _PAGE = 200  # items read at once by a search
 _NAMESPACES = 1000  # namespaces read at once by a listing
 _KEYS_AT_ONCE = 500  # in one statement
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-class CorruptItem(CheckpointsError):
-    """An item of the store is damaged, or can't be decrypted.
-
-    Attributes:
-        namespace: The item's namespace.
-        key: Its key.
-    """
-
-    def __init__(self, namespace: tuple[str, ...], key: str, reason: str) -> None:
-        super().__init__(
-            f"item {key!r} of namespace {namespace!r}: {reason}. Restore it from a backup, put it again, or delete it"
-        )
-        self.namespace = namespace
-        self.key = key
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,8 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from checkpoints.codec import Codec
-    from checkpoints.database import Database
+    from checkpoints.database import Database, Step
     from checkpoints.survey import Problem, Statistics
-
-Step = tuple[bool, Any]
-"""Something to do in the database: whether it writes, and what."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +49,11 @@ class Keeping:
         Raises:
             ValueError: Another strategy.
         """
-        self._do(self._prune(thread_ids, strategy))
+        self._database.run(self._prune(thread_ids, strategy))
 
     async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
         """`prune` without blocking the event loop."""
-        await self._ado(self._prune(thread_ids, strategy))
+        await self._database.arun(self._prune(thread_ids, strategy))
 
     def clean(
         self,
@@ -82,7 +79,7 @@ class Keeping:
         Raises:
             ValueError: Nothing is asked for, or a limit is negative.
         """
-        return self._do(self._clean(Limits(max_age, max_checkpoints, max_idle), thread_ids))
+        return self._database.run(self._clean(Limits(max_age, max_checkpoints, max_idle), thread_ids))
 
     async def aclean(
         self,
@@ -93,7 +90,7 @@ class Keeping:
         thread_ids: Sequence[str] | None = None,
     ) -> Pruned:
         """`clean` without blocking the event loop."""
-        return await self._ado(self._clean(Limits(max_age, max_checkpoints, max_idle), thread_ids))
+        return await self._database.arun(self._clean(Limits(max_age, max_checkpoints, max_idle), thread_ids))
 
     def statistics(self, thread_id: str | None = None) -> Sequence[Statistics]:
         """What is stored, by thread: the largest first.
@@ -113,11 +110,11 @@ class Keeping:
         Args:
             thread_id: Only this thread.
         """
-        return self._do(self._check(thread_id))
+        return self._database.run(self._check(thread_id))
 
     async def acheck(self, thread_id: str | None = None) -> Sequence[Problem]:
         """`check` without blocking the event loop."""
-        return await self._ado(self._check(thread_id))
+        return await self._database.arun(self._check(thread_id))
 
     def upgrade(self) -> tuple[int, int]:
         """Bring tables that an older version of this package made to the version that this one needs.
@@ -138,24 +135,6 @@ class Keeping:
         return self._database.schema.found(self._database.engine)
 
     # Each of these is written once, as steps, and driven by either face.
-
-    def _do(self, steps: Generator[Step, Any, Any]) -> Any:
-        result: Any = None
-        while True:
-            try:
-                writes, work = steps.send(result)
-            except StopIteration as end:
-                return end.value
-            result = self._database.write(work) if writes else self._database.read(work)
-
-    async def _ado(self, steps: Generator[Step, Any, Any]) -> Any:
-        result: Any = None
-        while True:
-            try:
-                writes, work = steps.send(result)
-            except StopIteration as end:
-                return end.value
-            result = await (self._database.awrite(work) if writes else self._database.aread(work))
 
     def _prune(self, thread_ids: Sequence[str], strategy: str) -> Generator[Step, Any, None]:
         if strategy not in {"keep_latest", "delete"}:

@@ -125,7 +125,13 @@ class Schema:
             Column("metadata", ascii_text(), nullable=False),
             Column("body", blob(), nullable=False),
             Index(f"{prefix}checkpoints_newest", "checkpoint_ns", "checkpoint_id"),
-            Index(f"{prefix}checkpoints_run", "run_id"),
+            Index(
+                f"{prefix}checkpoints_run",
+                "run_id",
+                sqlite_where=text("run_id IS NOT NULL"),
+                postgresql_where=text("run_id IS NOT NULL"),
+            ),
+            **options,
         )
         value_key = ("thread_id", "checkpoint_ns", "channel")
         self.values = Table(

@@ -12,7 +12,7 @@ from langgraph.store.base import BaseStore, GetOp, ListNamespacesOp, PutOp, Sear
 
 from checkpoints.codec import is_json
 from checkpoints.database import Database, Options
-from checkpoints.items import CorruptItem, Items, Put, encode, place
+from checkpoints.items import Items, Put, encode, place
 from checkpoints.saver import SQLAlchemySaver
 
 if TYPE_CHECKING:
@@ -23,12 +23,10 @@ if TYPE_CHECKING:
     from langgraph.store.base import IndexConfig, Op, Result, TTLConfig
     from sqlalchemy import URL, Connection
 
+    from checkpoints.database import Step
     from checkpoints.dialects import Synchronous
     from checkpoints.encryption import Encryption
     from checkpoints.items import Place
-    from checkpoints.keeping import Step
-
-__all__ = ["CorruptItem", "SQLAlchemyStore"]
 
 _MINUTE = 60_000  # milliseconds
 _LONGEST = 1 << 52  # milliseconds: beyond any date, and with the time of day added still a whole number everywhere
@@ -170,39 +168,21 @@ class SQLAlchemyStore(BaseStore):
             ValueError: A limit, an offset, a depth, a time to live or a filter makes no sense.
             WriteFailed: The batch, or that items were used, could not be committed.
         """
-        return self._do(self._batch(ops))
+        return self._database.run(self._batch(ops))
 
     async def abatch(self, ops: Iterable[Op]) -> list[Result]:
         """`batch` without blocking the event loop. Of what a cancelled call puts, all is stored or nothing."""
-        return await self._ado(self._batch(ops))
+        return await self._database.arun(self._batch(ops))
 
     def sweep(self) -> int:
         """Delete the items that have expired, which no method finds any more; return how many they were."""
-        return self._do(self._sweep())
+        return self._database.run(self._sweep())
 
     async def asweep(self) -> int:
         """`sweep` without blocking the event loop."""
-        return await self._ado(self._sweep())
+        return await self._database.arun(self._sweep())
 
     # Each of these is written once, as steps, and driven by either face.
-
-    def _do(self, steps: Generator[Step, Any, Any]) -> Any:
-        result: Any = None
-        while True:
-            try:
-                writes, work = steps.send(result)
-            except StopIteration as end:
-                return end.value
-            result = self._database.write(work) if writes else self._database.read(work)
-
-    async def _ado(self, steps: Generator[Step, Any, Any]) -> Any:
-        result: Any = None
-        while True:
-            try:
-                writes, work = steps.send(result)
-            except StopIteration as end:
-                return end.value
-            result = await (self._database.awrite(work) if writes else self._database.aread(work))
 
     def _batch(self, ops: Iterable[Op]) -> Generator[Step, Any, list[Result]]:
         batch = _Batch(self._items, list(ops))

@@ -12,6 +12,7 @@ import asyncio
 import random
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -122,6 +123,7 @@ class Writer:
         self._line: deque[Job] = deque()
         self._changed = threading.Condition()
         self._closed = False
+        self._turning: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
         # A daemon, so that a saver nobody closed can't keep the interpreter from leaving.
         self._thread = threading.Thread(target=self._run, name="checkpoints-writer", daemon=True)
         self._thread.start()
@@ -136,8 +138,18 @@ class Writer:
         """Commit, and wait for it without blocking the event loop."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
-        self._submit(Job(work, future, loop))
+        # A superstep ends with a call for its writes and, at once, one for its checkpoint: an idle writer lets the
+        # loop turn before it begins, so that they share a transaction.
+        self._submit(Job(work, future, loop), notify=False)
+        if loop not in self._turning:
+            self._turning.add(loop)
+            loop.call_soon(self._begin, loop)
         return await future
+
+    def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._turning.discard(loop)
+        with self._changed:
+            self._changed.notify()
 
     def close(self) -> None:
         """Commit all that is queued, then stop. Further calls do nothing."""
@@ -147,7 +159,7 @@ class Writer:
         if self._thread is not threading.current_thread():  # the last owner may be collected in any thread
             self._thread.join()
 
-    def _submit(self, job: Job) -> None:
+    def _submit(self, job: Job, *, notify: bool = True) -> None:
         if not self._closed and not self._thread.is_alive():  # before the lock, which may not survive either
             raise SaverClosed(
                 "this saver belongs to another process (its writer thread did not survive the fork): "
@@ -160,7 +172,8 @@ class Writer:
                 self._line.append(job)
             else:
                 self._queue.append(job)
-                self._changed.notify()
+                if notify:
+                    self._changed.notify()
 
     def _run(self) -> None:
         while self._work():

@@ -69,6 +69,8 @@ class PostgreSQL(Dialect):
             "tcp_user_timeout": "30000",
             "application_name": "checkpoints",
         }
+        prepare = cast("str | None", url.query.get("prepare_threshold"))
+        url = url.difference_update_query(["prepare_threshold"])
         missing = {name: value for name, value in defaults.items() if name not in url.query}
         return create_engine(
             url.update_query_dict(missing),
@@ -76,8 +78,9 @@ class PostgreSQL(Dialect):
             pool_size=settings.connections,
             max_overflow=SPARE_CONNECTIONS,
             pool_timeout=60,
-            # A pooler such as PgBouncer gives each transaction another server, which knows no earlier statement.
-            connect_args={"prepare_threshold": None},
+            # A pooler such as PgBouncer gives each transaction another server, which knows no earlier statement, or
+            # another one by the same name. Where there is none, the URL may say ?prepare_threshold=5.
+            connect_args={"prepare_threshold": None if prepare is None else int(prepare)},
         )
 
     def lock(self, connection: Connection, name: str) -> None:
@@ -137,9 +140,12 @@ class PostgreSQL(Dialect):
 
 
 def _arrays(statement: Statement, rows: Sequence[Row]) -> tuple[list[Any], ...]:
-    if statement.replace:  # one statement can't change a row twice: the last one counts
+    if statement.replace:
+        # One statement can't change a row twice: the last one counts. Two writers that lock rows in the same order
+        # can't wait for each other.
         places = [i for i, column in enumerate(statement.table.c) if column.primary_key]
-        rows = list({tuple(row[i] for i in places): row for row in rows}.values())
+        latest = {tuple(row[i] for i in places): row for row in rows}
+        rows = [latest[key] for key in sorted(latest)]
     return tuple(list(column) for column in zip(*rows, strict=True))
 
 

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 # writes later fails at once, without waiting, when another process wrote in between.
 _WRITES = {"checkpoints_writes": True}
 
-# The whole database refuses, not one row: trying the callers one by one would not help any of them.
 _ROWS_IN_A_STEP = (128, 32, 8, 4, 2, 1)
 
+# The whole database refuses, not one row: trying the callers one by one would not help any of them.
 _FATAL = {
     sqlite3.SQLITE_BUSY,
     sqlite3.SQLITE_LOCKED,

@@ -61,6 +61,7 @@ from tests.benchmarks.savers_workloads import (
     resident,
     session,
     stalls,
+    tens,
     unblock,
 )
 
@@ -83,21 +84,21 @@ class Size:
 
     added: Sequence[tuple[str, int, int]] = (
         ("async", 1, 7),
-        ("async", 32, 5),
+        ("async", 32, 4),
         ("async", 256, 2),
         ("sync", 1, 7),
         ("sync", 32, 2),
     )
     steps: int = 40
     marks: Sequence[int] = (100, 400, 1000)
-    rounds: int = 5
+    rounds: int = 4
     calls: int = 200
     huge: int = 200_000
     memory: tuple[int, int] = (256, 5)
 
 
 QUICK = Size(
-    added=(("async", 1, 3), ("async", 32, 1)), marks=(50, 100, 200), rounds=2, calls=50, huge=10_000, memory=(64, 3)
+    added=(("async", 1, 3), ("async", 32, 1)), marks=(50, 100, 150), rounds=2, calls=40, huge=10_000, memory=(32, 3)
 )
 
 
@@ -135,8 +136,8 @@ class Table:
         widths = [max(len(line[i]) for line in lines) for i in range(len(columns) + 1)]
         print(f"\n{self.title}\n{self.says}")
         for line in lines:
-            first, *rest = (text.ljust(w) if i == 0 else text.rjust(w) for i, (text, w) in enumerate(zip(line, widths)))
-            print("  ".join([first, *rest]))
+            cells = [text.rjust(width) for text, width in zip(line, widths, strict=True)]
+            print("  ".join([line[0].ljust(widths[0]), *cells[1:]]))
         sys.stdout.flush()
 
 
@@ -217,13 +218,13 @@ class Bench:
     async def latency(self) -> None:
         puts = Table(
             "LATENCY: aput, milliseconds",
-            "From the call of `aput` to its return, for a checkpoint with one new value of 500 bytes; 32 callers have a "
-            "thread each.",
+            "From the call of `aput` to its return, for a checkpoint with one new value of 500 bytes; 32 callers have "
+            "a thread each.",
         )
         gaps = Table(
             "STALL: longest gap of the event loop, milliseconds",
             f"The longest time between two wake-ups of a coroutine that sleeps 1 ms, while one state is stored or read "
-            f"(a list of strings of 500 bytes: 2,000 are 1 MB, {self.size.huge:,} are {self.size.huge / 2000:,.0f} MB).",
+            f"(a list of strings of 500 bytes: 2,000 are 1 MB, {self.size.huge:,} {self.size.huge / 2000:,.0f}).",
         )
         for one in self.turns(self.size.rounds):
             if one is NOTHING:
@@ -265,8 +266,8 @@ class Bench:
         steps, last = self.size.steps, self.size.marks[-1]
         table = Table(
             "ADDED: milliseconds that a saver adds to one superstep of one run",
-            f"(time with the saver - time without one) / (runs x {steps}), of loop graphs that append 500 bytes a step, "
-            f"taken within each round; 'step {last:,}' is the mean of the last 50 gaps between steps of one run, "
+            f"(time with the saver - time without one) / (runs x {steps}), of loop graphs that append 500 bytes a "
+            f"step, taken within each round; 'step {last:,}' is the last 50 gaps between steps of one run, in means of ten, "
             "durability sync, less the same without a saver.",
         )
         for durability, runs, rounds in self.size.added:
@@ -282,10 +283,10 @@ class Bench:
                     table.add(name, column, 1000 * (mine if name == NOTHING.name else mine - none) / runs / steps)
         column = f"step {last:,}"
         lists = await self.lists()
-        none = statistics.mean(lists[NOTHING.name].gaps[-50:])
+        none = statistics.median(tens(lists[NOTHING.name].gaps))
         for name, long in lists.items():
-            mean = statistics.mean(long.gaps[-50:])
-            table.add(name, column, 1000 * (mean if name == NOTHING.name else mean - none))
+            for mean in tens(long.gaps):
+                table.add(name, column, mean if name == NOTHING.name else mean - none)
         table.says += " The row 'no saver' is the whole time of a superstep."
         table.show()
         self._added_targets(table, column)

@@ -218,14 +218,20 @@ class Loop:
 
 
 async def loop_seconds(contender: Contender, runs: int, steps: int, durability: str) -> float:
-    """How long so many concurrent runs take, on a fresh place that was warmed up with one short run."""
+    """How long so many concurrent runs take, on a fresh place that was warmed up with one short run.
+
+    A single run is over so soon that it is the median of five, one after the other.
+    """
+    times: list[float] = []
     async with session(contender) as saver:
         await Loop(LIST, saver, 3).run("warm", durability)
         loop = Loop(LIST, saver, steps)
-        gc.collect()
-        began = time.perf_counter()
-        await asyncio.gather(*(loop.run(f"run{i}", durability) for i in range(runs)))
-        return time.perf_counter() - began
+        for number in range(5 if runs == 1 else 1):
+            gc.collect()
+            began = time.perf_counter()
+            await asyncio.gather(*(loop.run(f"run{number}-{i}", durability) for i in range(runs)))
+            times.append(time.perf_counter() - began)
+    return statistics.median(times)
 
 
 # One long run
@@ -425,6 +431,12 @@ def resident() -> float:
     """Megabytes of memory that this process holds."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def tens(gaps: Sequence[float]) -> list[float]:
+    """Milliseconds, as the means of each ten of the last fifty."""
+    last = gaps[-50:]
+    return [1000 * statistics.mean(last[i : i + 10]) for i in range(0, len(last), 10)]
 
 
 def percentile(values: Sequence[float], percent: int) -> float:

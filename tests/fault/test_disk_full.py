@@ -50,7 +50,7 @@ def at(thread):
 
 def put(thread, config, number):  # incompressible, so that it takes space
     checkpoint = empty_checkpoint()
-    versions = {"a": f"{number:010}.1", "b": f"{number:010}.1"}
+    versions = {"a": f"{number:010}.000000000001", "b": f"{number:010}.000000000001"}
     checkpoint["channel_values"] = {"a": [number, os.urandom(6000)], "b": [number, os.urandom(6000)]}
     checkpoint["channel_versions"] = versions
     return saver.put(config, checkpoint, {"step": number}, versions), checkpoint["channel_values"]

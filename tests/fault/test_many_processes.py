@@ -34,7 +34,7 @@ async def write(saver, thread):
     while time.monotonic() < end:
         values.append(f"{len(values)} {thread} " + "x" * 100)
         checkpoint = empty_checkpoint()
-        versions = {"log": f"{len(values):010}.1"}
+        versions = {"log": f"{len(values):010}.000000000001"}
         checkpoint["channel_values"], checkpoint["channel_versions"] = {"log": list(values)}, dict(versions)
         config = await saver.aput(config, checkpoint, {"step": len(values)}, versions)
         await saver.aput_writes(config, [("c", len(values)), ("c", "y")], "task")
@@ -87,7 +87,7 @@ def run(url: str, folder: Path, seconds: float, copies: str) -> None:
     ]
     caretaker = nursery().start(CARETAKER, url, stem, PROCESSES, copies, seconds, out=folder / "caretaker")
     for writer in writers:
-        assert writer.succeed(seconds + 60) == ""
+        writer.succeed(seconds + 60)
     rounds = len(caretaker.succeed(60).splitlines())
     assert rounds >= 8
 
@@ -167,7 +167,7 @@ def test_a_copy_is_one_state_of_its_source(kind: str, request: pytest.FixtureReq
     source, target = f"source-{uuid.uuid4().hex}", f"target-{uuid.uuid4().hex}"
 
     def put(saver: SQLAlchemySaver, config: Any, step: int) -> Any:
-        checkpoint, versions = empty_checkpoint(), {"log": f"{step:010}.1"}
+        checkpoint, versions = empty_checkpoint(), {"log": f"{step:010}.000000000001"}
         checkpoint["channel_values"], checkpoint["channel_versions"] = {"log": lines(source, step)}, dict(versions)
         return saver.put(config, checkpoint, {"step": step}, versions)
 

@@ -16,7 +16,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from langgraph.checkpoint.base import WRITES_IDX_MAP, empty_checkpoint
@@ -74,7 +74,7 @@ class Load:
         self._threads = [threading.Thread(target=self._caller, args=(f"t{i}",), daemon=True) for i in range(THREADS)]
         self._threads.append(threading.Thread(target=lambda: asyncio.run(self._coroutines()), daemon=True))
 
-    def __enter__(self) -> Load:
+    def __enter__(self) -> Self:
         for thread in self._threads:
             thread.start()
         self.until(lambda: len(self.acknowledged) == THREADS + COROUTINES)
@@ -108,7 +108,7 @@ class Load:
         checkpoint = empty_checkpoint()
         count = len(values) + 1
         values.append(f"{count} " + uuid.uuid5(uuid.NAMESPACE_OID, str(count)).hex)
-        versions = {"log": f"{count:010}.1"}
+        versions = {"log": f"{count:010}.000000000001"}
         checkpoint["channel_values"], checkpoint["channel_versions"] = {"log": list(values)}, dict(versions)
         return checkpoint, versions
 
@@ -323,7 +323,7 @@ def test_the_victim_of_a_deadlock_tries_again(
 def test_a_session_that_holds_a_lock_does_not_hold_up_others_for_ever(
     kind: str, request: pytest.FixtureRequest
 ) -> None:
-    """Such as that of a process that was stopped in the middle of a fenced write, or of a machine that was suspended."""
+    """Such as that of a process that was stopped in the middle of a fenced write."""
     url: str = request.getfixturevalue(f"{kind}_url")
     thread = f"locked-{uuid.uuid4().hex}"
     config: Any = {"configurable": {"thread_id": thread, "checkpoint_ns": ""}}

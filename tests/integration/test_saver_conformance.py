@@ -1,19 +1,16 @@
-"""LangGraph's own suite for savers, through the async methods and through the sync ones."""
+"""LangGraph's own suite for savers, on every database, through the async methods and through the sync ones."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.conformance import checkpointer_test, validate
 from langgraph.checkpoint.conformance.capabilities import Capability
 
-from checkpoints import SQLAlchemySaver
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from checkpoints import Encryption, SQLAlchemySaver
 
 
 class SyncFace(BaseCheckpointSaver[str]):
@@ -50,16 +47,29 @@ class SyncFace(BaseCheckpointSaver[str]):
 
 
 @pytest.mark.parametrize("face", ["async", "sync"])
-@pytest.mark.parametrize("place", ["file", "memory"])
-async def test_every_capability_passes(face: str, place: str, tmp_path: Path):
+async def test_every_capability_passes(face: str, any_url: str):
+    await passes(face, any_url)
+
+
+@pytest.mark.parametrize("face", ["async", "sync"])
+async def test_every_capability_passes_in_memory(face: str):
+    await passes(face, "sqlite://")
+
+
+async def test_every_capability_passes_encrypted(any_url: str):
+    await passes("async", any_url, encryption=Encryption(bytes(32)))
+
+
+async def passes(face: str, url: str, **options: Any) -> None:
     opened = 0
 
-    @checkpointer_test(name=f"SQLAlchemySaver-{face}-{place}")
+    @checkpointer_test(name=f"SQLAlchemySaver-{face}")
     async def registered():
         nonlocal opened
         opened += 1
-        url = f"sqlite:///{tmp_path}/{opened}.db" if place == "file" else "sqlite://"
-        async with SQLAlchemySaver(url) as saver:
+        async with SQLAlchemySaver(url, prefix=f"suite_{opened}_", **options) as saver:
+            for one in await saver.astatistics():
+                await saver.adelete_thread(one.thread_id)
             yield saver if face == "async" else SyncFace(saver)
 
     report = await validate(registered)

@@ -1,16 +1,18 @@
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from checkpoints import LeaseHeld, LeaseLost, SQLAlchemySaver, process_owner
+from checkpoints import Fenced, LeaseHeld, LeaseLost, SQLAlchemySaver, process_owner
 
 
 def test_one_owner_at_a_time(saver):
@@ -146,3 +148,52 @@ def test_only_a_process_known_to_be_dead_loses_its_lease(saver, owner, dead):
     host, pid, started, _ = process_owner().rsplit(":", 3)
     saver.acquire_lease("t", owner=owner.format(host=host, pid=pid, started=started), ttl=60)
     assert (saver.lease_of("t") is None) == dead
+
+
+async def test_a_fenced_saver_writes_only_while_its_lease_is_in_force(saver, kit):
+    config = kit.put(saver)
+    mine = saver.acquire_lease("t", owner="me", ttl=0.05)
+    fenced = saver.fenced(mine)
+    fenced.put_writes(config, [("c", 1)], "first")
+    time.sleep(0.1)
+    fenced.put_writes(config, [("c", 2)], "late, but nobody took it")
+    theirs = saver.acquire_lease("t", owner="them", ttl=60)
+
+    with pytest.raises(Fenced, match="me no longer holds the lease on thread 't'"):
+        fenced.put_writes(config, [("c", 3)], "too late")
+    with pytest.raises(Fenced):
+        await fenced.aput(config, kit.checkpoint(saver, {"c": 1}), {"step": 9}, {"c": "1"})
+    other = saver.fenced(theirs)
+    calls = [(fenced if i % 2 else other).aput_writes(config, [("c", i)], f"mixed {i}") for i in range(20)]
+    ended = await asyncio.gather(*calls, return_exceptions=True)
+
+    assert [isinstance(end, Fenced) for end in ended] == [False, True] * 10
+    found = saver.get_tuple(kit.config())
+    assert sorted(task for task, _, _ in found.pending_writes) == sorted(
+        ["first", "late, but nobody took it", *(f"mixed {i}" for i in range(0, 20, 2))]
+    )
+
+
+def test_epochs_count_owners_even_after_a_release(saver):
+    first = saver.acquire_lease("t", owner="me", ttl=60)
+    assert saver.acquire_lease("t", owner="me", ttl=60).epoch == first.epoch == 1
+    assert saver.renew_lease("t", owner="me", ttl=60).epoch == 1
+    saver.release_lease("t", owner="me")
+    assert saver.lease_of("t") is None
+    assert saver.acquire_lease("t", owner="me", ttl=60).epoch == 2
+    with pytest.raises(Fenced):
+        saver.fenced(first).put_writes({"configurable": {"thread_id": "t", "checkpoint_id": "1"}}, [("c", 1)], "x")
+
+
+def test_one_of_many_that_ask_at_once_gets_a_thread(url):
+    with SQLAlchemySaver(url) as one, SQLAlchemySaver(url) as other:
+        for name in range(12):
+
+            def ask(number, name=name):
+                try:
+                    return (one, other)[number % 2].acquire_lease(f"t{name}", owner=f"{number}", ttl=60)
+                except LeaseHeld:
+                    return None
+
+            with ThreadPoolExecutor(6) as pool:
+                assert sum(lease is not None for lease in pool.map(ask, range(6))) == 1

@@ -4,12 +4,15 @@ import re
 import sqlite3
 import subprocess
 import sys
+import uuid
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
-from sqlalchemy import make_url
+from sqlalchemy import make_url, text
 
-from checkpoints import ReadFailed, SchemaTooNew, SQLAlchemySaver, UnsupportedDatabase, WriteFailed
+from checkpoints import ReadFailed, SchemaTooNew, SchemaTooOld, SQLAlchemySaver, UnsupportedDatabase, WriteFailed
+from checkpoints.schema import MIGRATIONS
 
 
 def tables(path):
@@ -21,7 +24,8 @@ def test_opening_touches_nothing_and_the_first_use_creates(url, path, kit):
     with SQLAlchemySaver(url) as saver:
         assert not path.exists()
         assert saver.get_tuple(kit.config()) is None
-    assert tables(path) == {f"orchestra_{name}" for name in ("version", "checkpoints", "values", "writes", "leases")}
+    names = ("version", "checkpoints", "values", "writes", "leases", "items")
+    assert tables(path) == {f"orchestra_{name}" for name in names}
 
 
 def test_tables_under_another_prefix_live_beside_others(url, path, kit):
@@ -159,3 +163,109 @@ def test_a_file_that_is_no_database_is_named(url, path, kit):
             saver.get_tuple(kit.config())
         with pytest.raises(WriteFailed, match="file is not a database"):
             kit.put(saver)
+
+
+def older(url, kit, monkeypatch):
+    """Threads in tables of version 1, as an artificial older package made them: leases without an epoch."""
+    with SQLAlchemySaver(url, prefix="older_") as saver:
+        for thread in ("a", "b"):
+            saver.put_writes(kit.put(saver, {"c": [thread] * 50}, config=kit.config(thread)), [("c", 1)], "task")
+        saver.acquire_lease("a", owner="me", ttl=60)
+        with saver._database.engine.begin() as connection:
+            connection.execute(text("ALTER TABLE older_leases DROP COLUMN epoch"))
+            connection.execute(text("UPDATE older_version SET version = 1"))
+
+    def upgrade(connection, schema):
+        connection.execute(text(f"ALTER TABLE {schema.prefix}leases ADD COLUMN epoch BIGINT NOT NULL DEFAULT 1"))
+
+    monkeypatch.setitem(MIGRATIONS, 1, upgrade)
+
+
+def test_an_older_schema_is_refused_until_it_is_upgraded(url, kit, monkeypatch):
+    older(url, kit, monkeypatch)
+    with SQLAlchemySaver(url, prefix="older_") as saver:
+        with pytest.raises(SchemaTooOld, match=r"has version 1 .* needs 2: .* orchestra db upgrade"):
+            saver.get_tuple(kit.config("a"))
+        with pytest.raises(SchemaTooOld):
+            kit.put(saver, config=kit.config("a"))
+        assert saver.schema_version() == 1
+
+        assert saver.upgrade() == (1, 2)
+        assert saver.upgrade() == (2, 2)
+
+        for thread in ("a", "b"):  # each goes on where it was
+            found = saver.get_tuple(kit.config(thread))
+            assert found.checkpoint["channel_values"] == {"c": [thread] * 50}
+            assert found.pending_writes == [("task", "c", 1)]
+            kit.put(saver, {"c": 2}, config=found.config)
+        assert saver.lease_of("a").epoch == 1
+        assert saver.check() == []
+    drop(url, "older_")
+
+
+def test_many_may_upgrade_at_once(url, kit, monkeypatch):
+    older(url, kit, monkeypatch)
+    with ThreadPoolExecutor(6) as pool:
+
+        def upgrade(_):
+            with SQLAlchemySaver(url, prefix="older_") as saver:
+                saver.upgrade()
+                return saver.get_tuple(kit.config("a")).pending_writes
+
+        assert list(pool.map(upgrade, range(6))) == [[("task", "c", 1)]] * 6
+    drop(url, "older_")
+
+
+def test_an_upgrade_that_fails_changes_nothing(url, kit, monkeypatch):
+    older(url, kit, monkeypatch)
+
+    def fail(connection, schema):
+        raise RuntimeError("no space")
+
+    monkeypatch.setitem(MIGRATIONS, 1, fail)
+    with SQLAlchemySaver(url, prefix="older_") as saver:
+        with pytest.raises(RuntimeError, match="no space"):
+            saver.upgrade()
+        assert saver.schema_version() == 1
+    drop(url, "older_")
+
+
+def test_there_must_be_a_way_to_the_version_that_is_needed(url, kit, monkeypatch):
+    older(url, kit, monkeypatch)
+    monkeypatch.delitem(MIGRATIONS, 1)
+    with SQLAlchemySaver(url, prefix="older_") as saver, pytest.raises(SchemaTooOld, match="no way from version 1"):
+        saver.upgrade()
+    drop(url, "older_")
+
+
+def drop(url, prefix):
+    with SQLAlchemySaver(url) as saver, saver._database.engine.begin() as connection:
+        for name in ("version", "checkpoints", "values", "writes", "leases", "items"):
+            connection.execute(text(f"DROP TABLE {prefix}{name}"))
+
+
+def test_tables_can_be_in_a_schema_of_their_own(url, kit, request):
+    if url.startswith("sqlite"):
+        with pytest.raises(ValueError, match="sqlite has no schemas"):
+            SQLAlchemySaver(url, schema="apart")
+        return
+    name = f"apart_{uuid.uuid4().hex[:8]}"
+    with SQLAlchemySaver(url, schema=name) as saver, SQLAlchemySaver(url) as beside:
+        for length in range(1, 40):
+            kit.put(saver, {"c": ["x" * 100] * length})
+        assert saver.get_tuple(kit.config()).checkpoint["channel_values"] == {"c": ["x" * 100] * 39}
+        saver.prune(["t"])
+        saver.copy_thread("t", "copy")
+        saver.release_lease(saver.acquire_lease("t", owner="me", ttl=9).thread_id, owner="me")
+        assert [one.thread_id for one in saver.statistics()] in (["t", "copy"], ["copy", "t"])
+        assert saver.check() == []
+        assert beside.get_tuple(kit.config()) is None
+        with saver._database.engine.begin() as connection:
+            cascade = " CASCADE" if url.startswith("postgresql") else ""
+            connection.execute(text(f"DROP SCHEMA {name}{cascade}"))
+
+
+@pytest.mark.parametrize("schema", ["", "a-b", "a b", "A", "a" * 64])
+def test_a_schema_that_is_no_name_is_refused(schema):
+    with pytest.raises(ValueError, match="schema"):
+        SQLAlchemySaver("postgresql://h/db", schema=schema)

@@ -25,9 +25,16 @@ from langgraph.store.base import (
 from langgraph.store.memory import InMemoryStore
 from sqlalchemy import create_engine, text
 
-from checkpoints import Encryption, InvalidKey, SaverClosed, SQLAlchemySaver, UnsupportedDatabase
+from checkpoints import (
+    CorruptItem,
+    Encryption,
+    InvalidKey,
+    SaverClosed,
+    SQLAlchemySaver,
+    SQLAlchemyStore,
+    UnsupportedDatabase,
+)
 from checkpoints.dialects import open_dialect
-from checkpoints.store import CorruptItem, SQLAlchemyStore
 
 TINY = 0.0005  # minutes: 30 ms
 LONG = 0.06  # seconds, in which what has a tiny ttl expires
