@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, select, tuple_
 
+from checkpoints.codec import corrupt
 from checkpoints.errors import CorruptCheckpoint, UnreadableType
 from checkpoints.frames import Unframer
 from checkpoints.reader import CHECKPOINT_KEY, VALUE_KEY, checkpoint_key
@@ -141,11 +142,15 @@ class Check:
             self._try(row, partial(self._load, values, key, row))
 
     def _load(self, values: Unframer, key: tuple[str, str, str, str], row: Any) -> None:
-        self._codec.load(values.value(*key)[0], row.checkpoint_id)
+        try:
+            value, _ = values.value(*key)
+        except Damaged as error:
+            raise corrupt(row, key[2], str(error)) from error
+        self._codec.load(value, row.checkpoint_id)
 
     def _try(self, row: Any, work: Any) -> Any:
         try:
             return work()
-        except (CorruptCheckpoint, UnreadableType, Damaged) as error:
+        except (CorruptCheckpoint, UnreadableType) as error:
             self.problems.append(Problem(*checkpoint_key(row), what=str(error)))
             return None

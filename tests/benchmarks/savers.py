@@ -98,7 +98,7 @@ class Size:
 
 
 QUICK = Size(
-    added=(("async", 1, 3), ("async", 32, 1)), marks=(50, 100, 150), rounds=2, calls=40, huge=10_000, memory=(32, 3)
+    added=(("async", 1, 1), ("async", 32, 1)), marks=(20, 60, 110), rounds=1, calls=40, huge=10_000, memory=(32, 3)
 )
 
 
@@ -267,8 +267,8 @@ class Bench:
         table = Table(
             "ADDED: milliseconds that a saver adds to one superstep of one run",
             f"(time with the saver - time without one) / (runs x {steps}), of loop graphs that append 500 bytes a "
-            f"step, taken within each round; 'step {last:,}' is the last 50 gaps between steps of one run, in means of ten, "
-            "durability sync, less the same without a saver.",
+            f"step, taken within each round; 'step {last:,}' is the last 50 gaps between steps of one run, in means of "
+            "ten, durability sync, less the same without a saver.",
         )
         for durability, runs, rounds in self.size.added:
             column = f"{runs} run{'s' if runs > 1 else ''}, {durability}"

@@ -13,7 +13,7 @@ import contextlib
 import itertools
 import operator
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
@@ -234,12 +234,14 @@ def without(whole: Any, part: Any, table: str) -> bool:
     return whole == part
 
 
-def wrong(database: Database, saver: SQLAlchemySaver, table: str, *, is_key: bool) -> Iterator[tuple[str, str]]:
+def wrong(
+    database: Database, saver: SQLAlchemySaver, table: str, *, is_key: bool, readings: Iterable[str] = READINGS
+) -> Iterator[tuple[str, str]]:
     """What no reading may do."""
     noticed = False
-    for name, read in READINGS.items():
+    for name in readings:
         try:
-            found = read(saver)
+            found = READINGS[name](saver)
         except CheckpointsError as error:
             noticed = True
             if not names_the_place(error):
@@ -280,7 +282,8 @@ def damages(database: Database, *, exhaustive: bool) -> Iterator[tuple[str, str,
             continue
         rows = database.rows(name)
         assert len(rows) > 3
-        some = (rows[1], rows[-1]) if database.is_sqlite else (rows[len(rows) // 2],)
+        middle = next((row for row in rows if str_of(row.get("channel")) == "events"), rows[len(rows) // 2])
+        some = (rows[1], middle, rows[-1]) if database.is_sqlite else (middle,)
         for row in rows if exhaustive else some:
             for column in table.c:
                 for value in flips(row[column.name], column, 8 if exhaustive else 1):
@@ -292,11 +295,13 @@ def damages(database: Database, *, exhaustive: bool) -> Iterator[tuple[str, str,
 def damage_all(database: Database, *, exhaustive: bool) -> dict[str, list[str]]:
     """By reading: what it did that it may not."""
     found: dict[str, list[str]] = {name: [] for name in (*READINGS, "check", "not text")}
+    # The history is many queries, and no other code where the database is a server.
+    readings = [name for name in READINGS if exhaustive or database.is_sqlite or name != "the history"]
     tried = 0
     for table, place, column, row, value in damages(database, exhaustive=exhaustive):
         with database.damaged(table, row, column.name, value) as is_done:
             tried += is_done
-            for reading, what in wrong(database, database.saver, table, is_key=column.primary_key):
+            for reading, what in wrong(database, database.saver, table, is_key=column.primary_key, readings=readings):
                 not_text = column.name not in {"body", "value"} and isinstance(value, bytes) and value.endswith(b"\xe4")
                 found["not text" if not_text and reading in SAFE else reading].append(f"{place}: {reading}: {what}")
     assert [read(database.saver) for read in READINGS.values()] == list(database.before.values())

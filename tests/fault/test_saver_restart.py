@@ -207,19 +207,19 @@ async def test_a_server_that_stays_away_is_an_error_in_time(kind: str, request: 
         before = saver.put(config, empty_checkpoint(), {"step": 0}, {})
         server.stop(signal.SIGKILL)
         try:
-            for error, call in (
-                (DatabaseBusy, lambda: asyncio.to_thread(saver.put, before, empty_checkpoint(), {"step": 1}, {})),
-                (DatabaseBusy, lambda: saver.aput_writes(before, [("c", 1)], "lost")),
-                (DatabaseBusy, lambda: saver.aacquire_lease("t", owner="o", ttl=1)),
-                (ReadFailed, lambda: asyncio.to_thread(saver.get_tuple, config)),
-                (ReadFailed, lambda: saver.aget_tuple(config)),
-                (ReadFailed, lambda: asyncio.to_thread(list, saver.list(config))),
-            ):
-                began = time.monotonic()
-                with pytest.raises(error) as caught:
-                    await asyncio.wait_for(call(), 10)
-                assert caught.value.__cause__ is not None
-                assert 0.3 < time.monotonic() - began < 4
+            calls = [
+                asyncio.to_thread(saver.put, before, empty_checkpoint(), {"step": 1}, {}),
+                saver.aput_writes(before, [("c", 1)], "lost"),
+                saver.aacquire_lease("t", owner="o", ttl=1),
+                asyncio.to_thread(saver.get_tuple, config),
+                saver.aget_tuple(config),
+                asyncio.to_thread(lambda: list(saver.list(config))),
+            ]
+            began = time.monotonic()
+            errors: list[Any] = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 10)
+            assert 0.3 < time.monotonic() - began < 4
+            assert [type(error) for error in errors] == [DatabaseBusy] * 3 + [ReadFailed] * 3
+            assert all(error.__cause__ is not None for error in errors)
         finally:
             come_back(server)
         found = await saver.aget_tuple(config)
@@ -285,7 +285,7 @@ def test_the_victim_of_a_deadlock_tries_again(
     url: str = request.getfixturevalue(f"{kind}_url")
     thread = f"deadlock-{uuid.uuid4().hex}"
     config: Any = {"configurable": {"thread_id": thread, "checkpoint_ns": ""}}
-    first, second = "__error__", "__interrupt__"  # the two that a later call replaces
+    first, second = "__interrupt__", "__error__"  # two that a later call replaces, in the order of their keys
     with SQLAlchemySaver(url, timeout=20) as saver, contextlib.ExitStack() as stack:
         stored = saver.put(config, empty_checkpoint(), {"step": 0}, {})
         saver.put_writes(stored, [(first, "old"), (second, "old")], "task")
@@ -312,10 +312,10 @@ def test_the_victim_of_a_deadlock_tries_again(
         rival.end()
         caller.join(20)
         assert not caller.is_alive()
-        assert any("deadlock" in error.lower() for error in met)
+        assert any("deadlock" in error.lower() for error in met), met
         found = saver.get_tuple(config)
         assert found is not None
-        assert sorted(found.pending_writes or []) == [("task", first, "new"), ("task", second, "new")]
+        assert sorted(found.pending_writes or []) == [("task", second, "new"), ("task", first, "new")]
 
 
 @pytest.mark.xfail(strict=True, reason="a lock is waited for without a limit, whatever the saver's timeout is")
@@ -347,13 +347,13 @@ def test_a_session_that_holds_a_lock_does_not_hold_up_others_for_ever(
             stopped.execute(leases.select().where(leases.c.thread_id == thread).with_for_update(read=True))
             taking = threading.Thread(target=take_over, daemon=True)
             taking.start()
-            taking.join(4)
+            taking.join(3)
             waits = taking.is_alive()
             stopped.rollback()
         taking.join(20)
         engine.dispose()
         assert not waits, "it still waits, and with it all that the saver was to write"
         assert [type(error) for error in errors] == [DatabaseBusy]
-        assert times[0] < 4
+        assert times[0] < 3
         assert other.acquire_lease(thread, owner="successor", ttl=60).epoch == 2
         other.put_writes(stored, [("c", 1)], "task")

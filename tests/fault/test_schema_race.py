@@ -15,14 +15,15 @@ from checkpoints.schema import VERSION
 from tests.fault.nursery import nursery
 
 PROGRAM = """
-import time
+import os
 from checkpoints import SQLAlchemySaver
 from langgraph.checkpoint.base import empty_checkpoint
 
-url, prefix, who, moment = argv
+url, prefix, who, ready, go = argv
 config = {"configurable": {"thread_id": who, "checkpoint_ns": ""}}
 with SQLAlchemySaver(url, prefix=prefix) as saver:
-    while time.time() < float(moment):
+    open(ready, "w").close()
+    while not os.path.exists(go):
         pass
     saver.put(config, empty_checkpoint(), {"who": who}, {})
     assert saver.get_tuple(config).metadata["who"] == who
@@ -39,12 +40,16 @@ def test_ten_processes_make_the_tables_at_once(
 ) -> None:
     url: str = f"sqlite:///{tmp_path / 'runs.db'}" if kind == "sqlite" else request.getfixturevalue(f"{kind}_url")
     prefix = f"race{uuid.uuid4().hex[:8]}_"
-    forking = nursery()
-    moment = time.time() + 0.4
+    ready, go = [tmp_path / f"ready{i}" for i in range(PROCESSES)], tmp_path / "go"
     children = [
-        forking.start(PROGRAM, url, prefix, f"process{i}", moment, out=tmp_path / f"out{i}") for i in range(PROCESSES)
+        nursery().start(PROGRAM, url, prefix, f"process{i}", ready[i], go, out=tmp_path / f"out{i}")
+        for i in range(PROCESSES)
     ]
-    assert time.time() < moment, "they did not start together"
+    deadline = time.monotonic() + 30
+    while not all(each.exists() for each in ready):
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    go.touch()
     for child in children:
         child.succeed(60)
 

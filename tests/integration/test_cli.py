@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -119,6 +121,12 @@ def test_json_for_machines(shell: Shell) -> None:
         (["runs", "list"], "There is no database runs.db"),
         (["runs", "list", "--db", "nonsense"], "nonsense"),
         (["nonsense"], "invalid choice: 'nonsense'"),
+        (["runs", "prune"], "say what to delete: --older-than 30d, --keep 20, --idle 90d"),
+        (["runs", "prune", "--older-than", "soon"], "'soon' is not a length of time: write 90m, 12h, 30d or 2w"),
+        (["runs", "prune", "--keep", "0"], "at least 1, the newest, is kept"),
+        (["runs", "prune", "--keep", "1"], "There is no database runs.db"),
+        (["db", "check"], "There is no database runs.db"),
+        (["db", "upgrade"], "There is no database runs.db"),
     ],
 )
 def test_wrong_input_gets_one_clear_line_and_exit_code_2(shell: Shell, arguments: list[str], message: str) -> None:
@@ -166,6 +174,49 @@ def test_a_question_ends_with_exit_code_3(shell: Shell) -> None:
     code, _, err = shell("run", "flow.py", "more", "--thread", "t1")
     assert code == 2
     assert "waits for an answer" in err
+
+
+def test_a_database_is_looked_after(shell: Shell, any_url: str) -> None:
+    for thread in ("t1", "t2"):
+        assert shell("run", "flow.py", "x", "--thread", thread, ORCHESTRA_DB=any_url)[0] == 0
+    code, out, _ = shell("db", "check", ORCHESTRA_DB=any_url)
+    assert code == 0
+    assert "2 threads" in out
+    assert "All of it can be read." in out
+    told = json.loads(shell("db", "check", "--json", ORCHESTRA_DB=any_url)[1])
+    assert told["problems"] == []
+    assert shell("db", "upgrade", ORCHESTRA_DB=any_url) == (0, "Version 2: nothing to upgrade.\n", "")
+    assert shell("runs", "prune", "--idle", "1d", ORCHESTRA_DB=any_url)[1].startswith("Deleted 0 threads, and 0")
+    code, out, _ = shell("runs", "prune", "t1", "--keep", "1", "--json", ORCHESTRA_DB=any_url)
+    assert (code, json.loads(out)["checkpoints"] > 0) == (0, True)
+    assert "# 1 letters" in shell("runs", "show", "t1", ORCHESTRA_DB=any_url)[1]
+    assert shell("runs", "prune", "--idle", "0m", ORCHESTRA_DB=any_url)[1].startswith("Deleted 2 threads")
+    assert json.loads(shell("runs", "list", "--json", ORCHESTRA_DB=any_url)[1]) == []
+
+
+def test_what_is_damaged_is_named(shell: Shell) -> None:
+    shell("run", "flow.py", "x", "--thread", "t1")
+    with closing(sqlite3.connect(shell.folder / "runs.db")) as connection, connection:
+        connection.execute("UPDATE orchestra_values SET value = x'00' WHERE channel = 'plan'")
+    code, out, _ = shell("db", "check")
+    assert code == 1
+    assert "Damaged: checkpoint" in out
+    assert "channel 'plan': its checksum does not match" in out
+    code, out, err = shell("runs", "show", "t1")
+    assert code == 2
+    assert "thread 't1'" in err
+    assert "Traceback" not in err
+
+
+def test_a_database_of_another_version_is_not_touched(shell: Shell) -> None:
+    shell("run", "flow.py", "x", "--thread", "t1")
+    for version, said in ((1, "orchestra db upgrade"), (99, "upgrade the package")):
+        with closing(sqlite3.connect(shell.folder / "runs.db")) as connection, connection:
+            connection.execute(f"UPDATE orchestra_version SET version = {version}")
+        for command in (["runs", "list"], ["run", "flow.py", "y"], ["resume", "t1"]):
+            code, _, err = shell(*command)
+            assert code == 2
+            assert said in err
 
 
 def test_kill_9_and_resume_by_thread_alone(shell: Shell) -> None:
