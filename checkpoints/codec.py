@@ -11,7 +11,7 @@ import zstandard
 from langgraph.checkpoint.base import WRITES_IDX_MAP, get_serializable_checkpoint_metadata
 
 from checkpoints.errors import CorruptCheckpoint, UnreadableType
-from checkpoints.frames import Value
+from checkpoints.frames import LARGEST_VALUE, Value
 from checkpoints.rows import Damaged, check_key
 
 if TYPE_CHECKING:
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from checkpoints.rows import Sealer
     from checkpoints.schema import Schema
 
-_COMPRESS_FROM = 512  # bytes
+_COMPRESS_FROM = 4096  # bytes; below, zstd takes longer than the database needs for what it saves
+_INLINE = 64  # characters
 _ZSTD = "zstd:"  # before the serializer's name for the bytes
-_LARGEST = 1 << 31
 
 
 def version_key(version: str | float) -> str:
@@ -61,9 +61,9 @@ class StoredCheckpoint:
 
     Attributes:
         row: The row.
-        checkpoint: The checkpoint, without the values stored beside it.
+        checkpoint: The checkpoint, without the values that have a row of their own.
         metadata: The metadata as it was given to ``put``.
-        versions: Of each channel that has a stored value: its version.
+        versions: Of each channel whose value has a row of its own: its version.
     """
 
     __slots__ = ("checkpoint", "metadata", "row", "versions")
@@ -76,7 +76,7 @@ class StoredCheckpoint:
         self.versions = {
             channel: version_key(version)
             for channel, version in checkpoint["channel_versions"].items()
-            if channel not in absent
+            if channel not in absent and channel not in checkpoint["channel_values"]
         }
 
 
@@ -104,8 +104,8 @@ class Codec:
     ) -> tuple[Row, list[Value]]:
         """One row for a checkpoint, and the values of its channels that are new.
 
-        Values are stored once per version, so a value whose version is not new is there already. A value
-        without any version has no row of its own to live in and stays in the checkpoint.
+        Values are stored once per version, so a value whose version is not new is there already. A value that takes
+        less room than a row of its own would, or has no version to be found by, stays in the checkpoint.
         """
         thread_id, checkpoint_ns, parent_id = address(config)
         checkpoint_id = check_key("checkpoint_id", checkpoint["id"])
@@ -114,9 +114,9 @@ class Codec:
         new = [
             self._value(thread_id, checkpoint_ns, channel, version, values[channel])
             for channel, version in new_versions.items()
-            if channel in values
+            if channel in values and not _is_small(values[channel])
         ]
-        loose = {channel: value for channel, value in values.items() if channel not in versions}
+        loose = {channel: value for channel, value in values.items() if channel not in versions or _is_small(value)}
         without = [channel for channel in versions if channel not in values]
         described = dict(get_serializable_checkpoint_metadata(config, metadata))
         run_id = None if described.get("run_id") is None else str(described["run_id"])
@@ -144,12 +144,15 @@ class Codec:
             columns = (*row[:6], row.metadata)
             body = self.sealer.open("checkpoints", columns, row, row.body)
             checkpoint, odd, without = self._unpack(row.type, body)
-            metadata = {**json.loads(row.metadata), **odd}
+            metadata = cast("CheckpointMetadata", {**json.loads(row.metadata), **odd})
+            return StoredCheckpoint(row, checkpoint, metadata, without)
         except Damaged as error:
             raise corrupt(row, None, str(error)) from error
         except UnreadableType as error:
             raise _located(error, row[:3], "the metadata") from error
-        return StoredCheckpoint(row, checkpoint, cast("CheckpointMetadata", metadata), without)
+        except Exception as error:
+            reason = f"it is not what a checkpoint looks like ({type(error).__name__}: {error})"
+            raise corrupt(row, None, reason) from error
 
     def as_root(self, row: Any) -> Row:
         """The row of a checkpoint whose parent was deleted.
@@ -200,8 +203,27 @@ class Codec:
             CorruptCheckpoint: It is not as it was stored.
             UnreadableType: It is of a type that can't be built.
         """
+        return self.load_write(row, self.write_content(row))
+
+    def write_content(self, row: Any) -> bytes:
+        """The bytes of a row of the writes table.
+
+        Raises:
+            CorruptCheckpoint: It is not as it was stored.
+        """
         try:
-            content = self.sealer.open("writes", tuple(row[:7]), row, row.value)
+            return self.sealer.open("writes", tuple(row[:7]), row, row.value)
+        except Damaged as error:
+            raise corrupt(row, row.channel, f"a pending write of it: {error}") from error
+
+    def load_write(self, row: Any, content: bytes) -> PendingWrite:
+        """The write that these bytes of a row are.
+
+        Raises:
+            CorruptCheckpoint: The serializer can't read it.
+            UnreadableType: It is of a type that can't be built.
+        """
+        try:
             return row.task_id, row.channel, self._unpack(row.type, content)
         except Damaged as error:
             raise corrupt(row, row.channel, f"a pending write of it: {error}") from error
@@ -230,7 +252,8 @@ class Codec:
         return Value(thread_id, checkpoint_ns, check_key("channel", channel), key, kind, bytes(content))
 
     def _keys(self, *texts: str | None) -> tuple[Any, ...]:
-        return tuple(None if text is None else self._key(text) for text in texts)
+        key = self._key
+        return tuple([None if text is None else key(text) for text in texts])
 
     def _pack(self, value: Any) -> tuple[str, bytes]:
         kind, content = self.serde.dumps_typed(value)
@@ -243,7 +266,7 @@ class Codec:
     def _unpack(self, kind: str, content: bytes) -> Any:
         if kind.startswith(_ZSTD):
             try:
-                if zstandard.get_frame_parameters(content).content_size > _LARGEST:
+                if zstandard.get_frame_parameters(content).content_size > LARGEST_VALUE:
                     raise Damaged("its frame says that it is larger than anything that can be stored")
                 content = zstandard.ZstdDecompressor().decompress(content)
             except zstandard.ZstdError as error:
@@ -257,6 +280,10 @@ class Codec:
             raise
         except Exception as error:
             raise Damaged(f"the serializer can't read it ({type(error).__name__}: {error})") from error
+
+
+def _is_small(value: Any) -> bool:
+    return value is None or isinstance(value, (bool, int, float)) or (isinstance(value, str) and len(value) <= _INLINE)
 
 
 def address(config: RunnableConfig) -> tuple[str, str, str | None]:

@@ -9,10 +9,10 @@ import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from checkpoints.dialects import Settings, open_dialect
-from checkpoints.errors import ReadFailed, SaverClosed
+from checkpoints.errors import CorruptCheckpoint, ReadFailed, SaverClosed
 from checkpoints.frames import Frames
 from checkpoints.rows import Sealer
 from checkpoints.schema import Schema
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-Step = tuple[bool, Any]
-"""Something to do in the database: whether it writes, and what."""
+Step = tuple[Literal["read", "snapshot", "write"], Any]
+"""Something to do in the database, with the method of that name."""
 
 _READERS = 4
 _READER = "checkpoints-reader"
@@ -63,6 +63,7 @@ class Database:
         )
         self._timeout = options.timeout
         self._reading = self.dialect.reading(self.engine)
+        self._snapshot = self.dialect.snapshot(self.engine)
         # Our own threads: an event loop's default executor may be full of agents that block.
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix=_READER)
         self._writer = Writer(self.engine, self.schema, self.frames, options.timeout, options.max_queued)
@@ -77,19 +78,32 @@ class Database:
             await asyncio.wrap_future(closing)
 
     def read(self, query: Callable[[Connection], T]) -> T:
-        """Run queries that see one state of the database, in this thread; again if the connection breaks.
+        """Run a few queries, in this thread; again if the connection breaks.
+
+        They are not in one transaction, which would take two more round trips to a server. What another process
+        deletes between two of them may look damaged; so then they are run again, in a snapshot.
 
         Raises:
             ReadFailed: The database can't be read.
             SaverClosed: The saver is closed.
         """
+        try:
+            return self._read(self._reading, query)
+        except CorruptCheckpoint:
+            return self.snapshot(query)
+
+    def snapshot(self, query: Callable[[Connection], T]) -> T:
+        """`read`, with queries that see one state of the database."""
+        return self._read(self._snapshot, query)
+
+    def _read(self, engine: Engine, query: Callable[[Connection], T]) -> T:
         give_up = time.monotonic() + self._timeout
         pause = 0.01
         while True:
             self._check_open()
             try:
                 self.schema.ensure(self.engine)
-                with self._reading.connect() as connection:
+                with engine.connect() as connection:
                     return query(connection)
             except self.dialect.error as error:
                 if not self.dialect.is_transient(error) or time.monotonic() + pause > give_up:
@@ -102,6 +116,11 @@ class Database:
         self._check_open()
         return await asyncio.get_running_loop().run_in_executor(self._readers, self.read, query)
 
+    async def asnapshot(self, query: Callable[[Connection], T]) -> T:
+        """`snapshot` in a reader thread."""
+        self._check_open()
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self.snapshot, query)
+
     def write(self, work: Rows | Call) -> Any:
         """Commit rows, or what a call does; return the call's result when it is on the disk."""
         return self._writer.write(work)
@@ -112,23 +131,29 @@ class Database:
 
     def run(self, steps: Generator[Step, Any, T]) -> T:
         """Do what a generator yields, one step after the other, and send it what each gave; return what it returns."""
+        ways = {"read": self.read, "snapshot": self.snapshot, "write": self.write}
         result: Any = None
         while True:
             try:
-                writes, work = steps.send(result)
+                way, work = steps.send(result)
             except StopIteration as end:
                 return end.value
-            result = self.write(work) if writes else self.read(work)
+            result = ways[way](work)
 
     async def arun(self, steps: Generator[Step, Any, T]) -> T:
         """`run` without blocking the event loop."""
+        ways: dict[str, Callable[[Any], Any]] = {
+            "read": self.aread,
+            "snapshot": self.asnapshot,
+            "write": self.awrite,
+        }
         result: Any = None
         while True:
             try:
-                writes, work = steps.send(result)
+                way, work = steps.send(result)
             except StopIteration as end:
                 return end.value
-            result = await (self.awrite(work) if writes else self.aread(work))
+            result = await ways[way](work)
 
     def _check_open(self) -> None:
         if not self.close.alive:

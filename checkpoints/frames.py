@@ -42,10 +42,17 @@ _LARGEST = 64 << 20  # bytes; above, the search for matches takes too long and t
 _ADDED, _ADDED_PACKED = b"\x01", b"\x02"
 """What a frame begins with that adds to its base; zstd's own begin with 0x28."""
 
+LARGEST_VALUE = 1 << 31
+"""Bytes: more can't have been stored."""
+
 _PACK_FROM = 512  # bytes of what is added
 
 _OWN_VERSION = re.compile(r"\d{10}\.[0-9a-f]{12}")
 """Versions that `SQLAlchemySaver.get_next_version` made: no two values have the same one, whatever process made it."""
+
+
+Pieces = tuple[bytes | memoryview, ...]
+"""Bytes that are not joined yet."""
 
 
 class Value(NamedTuple):
@@ -226,7 +233,7 @@ def _added(base: bytes, content: bytes) -> bytes | None:
     return b"".join((kind, bytes((new,)), content[:new], added))
 
 
-def _header(content: bytes) -> int:
+def _header(content: bytes | memoryview) -> int:
     """How many bytes of a msgpack value tell its type and length (https://github.com/msgpack/msgpack, spec.md)."""
     match content[0] if content else 0:
         case 0xC4 | 0xD9:  # bin 8, str 8
@@ -260,7 +267,7 @@ class Unframer:
     def __init__(self, sealer: Sealer, rows: Iterable[Any]) -> None:
         self._sealer = sealer
         self._rows = {(row.thread_id, row.checkpoint_ns, row.channel, row.version): row for row in rows}
-        self._contents: dict[tuple[str, str, str, str], bytes] = {}
+        self._pieces: dict[tuple[str, str, str, str], Pieces] = {}
 
     def value(self, thread_id: str, checkpoint_ns: str, channel: str, version: str) -> tuple[Value, int]:
         """A version of a channel's value, and its depth.
@@ -270,7 +277,7 @@ class Unframer:
         """
         chain: list[Any] = []
         wanted: str | None = version
-        while wanted is not None and (thread_id, checkpoint_ns, channel, wanted) not in self._contents:
+        while wanted is not None and (thread_id, checkpoint_ns, channel, wanted) not in self._pieces:
             row = self._rows.get((thread_id, checkpoint_ns, channel, wanted))
             if row is None:
                 which = "its value" if not chain else f"version {wanted}, which its value is a delta of,"
@@ -279,46 +286,45 @@ class Unframer:
                 raise Damaged("its value is a delta of itself")
             chain.append(row)
             wanted = row.base
-        content = None if wanted is None else self._contents[thread_id, checkpoint_ns, channel, wanted]
+        pieces = None if wanted is None else self._pieces[thread_id, checkpoint_ns, channel, wanted]
         for row in reversed(chain):
-            content = self._unpack(row, content)
-            self._contents[thread_id, checkpoint_ns, channel, row.version] = content
+            pieces = self._unpack(row, pieces)
+            self._pieces[thread_id, checkpoint_ns, channel, row.version] = pieces
         row = self._rows[thread_id, checkpoint_ns, channel, version]
-        found = self._contents[thread_id, checkpoint_ns, channel, version]
-        return Value(thread_id, checkpoint_ns, channel, version, row.type, found), row.depth
+        content = b"".join(self._pieces[thread_id, checkpoint_ns, channel, version])
+        if len(content) != row.size:
+            raise Damaged(f"its frame gives {len(content)} bytes, and its row says {row.size}")
+        return Value(thread_id, checkpoint_ns, channel, version, row.type, content), row.depth
 
-    def has(self, thread_id: str, checkpoint_ns: str, channel: str, version: str) -> bool:
-        """Whether there is a row for it."""
-        return (thread_id, checkpoint_ns, channel, version) in self._rows
-
-    def _unpack(self, row: Any, base: bytes | None) -> bytes:
+    def _unpack(self, row: Any, base: Pieces | None) -> Pieces:
         columns = (row.thread_id, row.checkpoint_ns, row.channel, row.version, row.base, row.depth, row.size)
         frame = self._sealer.open("values", columns, row, row.value)
         if base is None and len(frame) == row.size:
-            return frame
+            return (frame,)
         try:
-            content = _undo(frame, base, row.size)
+            return _undo(frame, base, row.size)
         except zstandard.ZstdError as error:
             raise Damaged(f"its frame can't be unpacked ({error})") from error
-        if len(content) != row.size:
-            raise Damaged(f"its frame gives {len(content)} bytes, and its row says {row.size}")
-        return content
 
 
-def _undo(frame: bytes, base: bytes | None, size: int) -> bytes:
+def _undo(frame: bytes, base: Pieces | None, size: int) -> Pieces:
     if base is None or frame[:1] not in {_ADDED, _ADDED_PACKED}:
-        dictionary = (
-            None if base is None else zstandard.ZstdCompressionDict(base, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
-        )
-        return _decompress(frame, size, dictionary)
-    start = 2 + frame[1]
+        dictionary = None
+        if base is not None:
+            dictionary = zstandard.ZstdCompressionDict(b"".join(base), dict_type=zstandard.DICT_TYPE_RAWCONTENT)
+        return (_decompress(frame, size, dictionary),)
+    start = 2 + frame[1] if len(frame) > 1 else 0
+    if not 2 < start <= len(frame):
+        raise Damaged("its frame is cut off")
     added = frame[start:]
     if frame[:1] == _ADDED_PACKED:
         added = _decompress(added, size, None)
-    return b"".join((frame[2:start], memoryview(base)[_header(base) :], added))
+    # Not joined before the last of the chain: each of a long value's deltas would copy all of it.
+    first, *rest = base
+    return (frame[2:start], memoryview(first)[_header(first) :], *rest, added)
 
 
 def _decompress(frame: bytes, limit: int, dictionary: zstandard.ZstdCompressionDict | None) -> bytes:
-    if not 0 <= zstandard.get_frame_parameters(frame).content_size <= limit:
+    if not 0 <= zstandard.get_frame_parameters(frame).content_size <= min(limit, LARGEST_VALUE):
         raise Damaged("its frame has another size than its row says")
     return zstandard.ZstdDecompressor(dict_data=dictionary, max_window_size=2 * _LARGEST).decompress(frame)

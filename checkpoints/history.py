@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import and_, literal, select
 
 from checkpoints.codec import address
+from checkpoints.errors import CorruptCheckpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -37,21 +38,24 @@ def delta_history(
     codec = reader.codec
     line: dict[str, set[str]] = {}  # ancestor -> the channels whose writes there count, nearest ancestor first
     seeds: dict[str, tuple[Any, str]] = {}  # channel -> the row and the version of its nearest stored value
+    histories: dict[str, DeltaChannelHistory] = {channel: {"writes": []} for channel in channels}
     remaining = set(channels)
     for row in ancestors(codec.schema, connection, config):
         line[row.checkpoint_id] = set(remaining)  # also where the value is stored: it was stored before these writes
-        versions = codec.open_checkpoint(row).versions
-        for channel in remaining & versions.keys():
-            seeds[channel] = (row, versions[channel])
-        remaining -= seeds.keys()
+        stored = codec.open_checkpoint(row)
+        for channel in remaining & stored.versions.keys():
+            seeds[channel] = (row, stored.versions[channel])
+        for channel in remaining & stored.checkpoint["channel_values"].keys():
+            histories[channel]["seed"] = stored.checkpoint["channel_values"][channel]
+        remaining -= stored.versions.keys() | stored.checkpoint["channel_values"].keys()
         if not remaining:
             break
-    writes = _writes(codec.schema, connection, config, line, channels)
-    histories: dict[str, DeltaChannelHistory] = {channel: {"writes": []} for channel in channels}
+    writes = _writes(codec.schema, connection, config, line)
     for checkpoint_id, counting in reversed(line.items()):
         for row in writes.get(checkpoint_id, []):
+            content = codec.write_content(row)  # of all: a damaged name of a channel may have been one of these
             if row.channel in counting:
-                histories[row.channel]["writes"].append(codec.open_write(row))
+                histories[row.channel]["writes"].append(codec.load_write(row, content))
     values = reader.values(connection, ((row, {channel: version}) for channel, (row, version) in seeds.items()))
     for channel, (row, version) in seeds.items():
         histories[channel]["seed"] = reader.value(values, row, channel, version)
@@ -78,8 +82,11 @@ def ancestors(schema: Schema, connection: Connection, config: RunnableConfig) ->
         )
         joined = select(table).join(line, and_(*here, table.c.checkpoint_id == line.c.checkpoint_id))
         rows = connection.execute(joined.order_by(line.c.distance)).all()
+        if not rows:
+            reason = "it is not stored any more, and later ones are rebuilt from it"
+            raise CorruptCheckpoint(thread_id, checkpoint_ns, next_id, None, reason)
         yield from rows
-        next_id = rows[-1].parent_id if rows else None
+        next_id = rows[-1].parent_id
         stride = min(stride * 4, _LONGEST_STRIDE)
 
 
@@ -88,9 +95,8 @@ def _writes(
     connection: Connection,
     config: RunnableConfig,
     line: Mapping[str, set[str]],
-    channels: Sequence[str],
 ) -> dict[str, list[Any]]:
-    """The writes to the channels at each ancestor, in LangGraph's `writes_sort_key` order."""
+    """The writes at each ancestor, in LangGraph's `writes_sort_key` order."""
     thread_id, checkpoint_ns, _ = address(config)
     c = schema.writes.c
     found: dict[str, list[Any]] = {}
@@ -100,7 +106,6 @@ def _writes(
             c.thread_id == thread_id,
             c.checkpoint_ns == checkpoint_ns,
             c.checkpoint_id.in_(ids[start : start + _LONGEST_STRIDE]),
-            c.channel.in_(channels),
         )
         for row in connection.execute(query.order_by(c.task_path, c.task_id, c.idx)):
             found.setdefault(row.checkpoint_id, []).append(row)

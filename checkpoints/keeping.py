@@ -141,14 +141,14 @@ class Keeping:
             raise ValueError(f"prune strategy {strategy!r}: use 'keep_latest' or 'delete'")
         for thread_id in thread_ids:
             if strategy == "delete":
-                yield True, partial(upkeep.delete_thread, self._codec, str(thread_id))
+                yield "write", partial(upkeep.delete_thread, self._codec, str(thread_id))
             else:
                 yield from self._prune_thread(str(thread_id), Keep(newest=1))
 
     def _prune_thread(self, thread_id: str, keep: Keep) -> Generator[Step, Any, int]:
         deleted, more = 0, True
         while more:
-            count, more = yield True, partial(retention.prune_thread, self._codec, thread_id, keep)
+            count, more = yield "write", partial(retention.prune_thread, self._codec, thread_id, keep)
             deleted += count
         return deleted
 
@@ -162,14 +162,16 @@ class Keeping:
         idle_since = _before(limits.max_idle, "max_idle")
         done = Pruned()
         if idle_since is not None:
-            idle = yield False, partial(retention.idle_threads, self._codec, idle_since)
+            idle = yield "read", partial(retention.idle_threads, self._codec, idle_since)
             for thread_id in idle:
                 if thread_ids is None or thread_id in thread_ids:
-                    gone = yield True, partial(retention.delete_idle, self._codec, thread_id, idle_since)
+                    gone = yield "write", partial(retention.delete_idle, self._codec, thread_id, idle_since)
                     done += Pruned(threads=int(gone))
         if since is None and limits.max_checkpoints is None:
             return done
-        threads = thread_ids or (yield False, partial(retention.all_threads, self._codec))
+        threads = thread_ids
+        if threads is None:
+            threads = yield "read", partial(retention.all_threads, self._codec)
         for thread_id in threads:
             deleted = yield from self._prune_thread(thread_id, Keep(limits.max_checkpoints, since))
             done += Pruned(checkpoints=deleted)
@@ -178,7 +180,7 @@ class Keeping:
     def _check(self, thread_id: str | None) -> Generator[Step, Any, Sequence[Problem]]:
         survey_of_all = survey.Check(self._codec, thread_id)
         while not survey_of_all.done:
-            yield False, survey_of_all.page
+            yield "snapshot", survey_of_all.page
         return survey_of_all.problems
 
 

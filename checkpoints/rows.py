@@ -78,7 +78,7 @@ def check_key(name: str, text: str) -> str:
         InvalidKey: It is too long, or not Unicode text.
     """
     limit = LIMITS[name]
-    if len(text) * 4 <= limit and text.isascii():
+    if len(text) <= limit and text.isascii():
         return text
     try:
         size = len(text.encode())

@@ -19,7 +19,7 @@ from checkpoints.serializer import StrictSerializer
 from checkpoints.writer import Rows
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Generator, Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from langgraph.checkpoint.serde.base import SerializerProtocol
     from sqlalchemy import URL
 
+    from checkpoints.database import Step
     from checkpoints.dialects import Synchronous
     from checkpoints.encryption import Encryption
     from checkpoints.leases import Lease
@@ -91,7 +92,7 @@ class SQLAlchemySaver(Leasing, Keeping, BaseCheckpointSaver[str]):
         synchronous: Synchronous = "FULL",
         timeout: float = 10.0,
         max_queued: int = 5000,
-        memory: int = 128 << 20,
+        memory: int = 64 << 20,
     ) -> None:
         allowed = tuple(allowed_types)
         if serde is not None and (allowed or renamed_types):
@@ -162,7 +163,8 @@ class SQLAlchemySaver(Leasing, Keeping, BaseCheckpointSaver[str]):
 
         Args:
             config: Where to look; None for all threads. Without a ``checkpoint_ns``, in all namespaces.
-            filter: What the metadata must hold; the value None also matches a missing key.
+            filter: What the metadata must hold; the value None also matches a missing key. The database sorts out
+                what does not match, so a checkpoint whose metadata is damaged may be passed over.
             before: Only checkpoints older than the one this config names.
             limit: How many at most.
         """
@@ -201,13 +203,13 @@ class SQLAlchemySaver(Leasing, Keeping, BaseCheckpointSaver[str]):
         self, *, config: RunnableConfig, channels: Sequence[str]
     ) -> Mapping[str, DeltaChannelHistory]:
         """Each channel's nearest stored value among a checkpoint's ancestors, and the writes since."""
-        return self._database.read(self._history(config, channels)) if channels else {}
+        return self._database.snapshot(self._history(config, channels)) if channels else {}
 
     async def aget_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
     ) -> Mapping[str, DeltaChannelHistory]:
         """`get_delta_channel_history` without blocking the event loop."""
-        return await self._database.aread(self._history(config, channels)) if channels else {}
+        return await self._database.asnapshot(self._history(config, channels)) if channels else {}
 
     # Writing. Values are turned into bytes at once, before the first await: the caller may change them
     # afterwards.
@@ -287,11 +289,11 @@ class SQLAlchemySaver(Leasing, Keeping, BaseCheckpointSaver[str]):
         Raises:
             ThreadExists: The target has checkpoints.
         """
-        self._database.write(self._copy_thread(source_thread_id, target_thread_id))
+        self._database.run(self._copy_thread(str(source_thread_id), str(target_thread_id)))
 
     async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """`copy_thread` without blocking the event loop."""
-        await self._database.awrite(self._copy_thread(source_thread_id, target_thread_id))
+        await self._database.arun(self._copy_thread(str(source_thread_id), str(target_thread_id)))
 
     def get_next_version(self, current: str | None, channel: None) -> str:  # noqa: ARG002 - LangGraph's
         """A version that sorts after the current one.
@@ -355,5 +357,6 @@ class SQLAlchemySaver(Leasing, Keeping, BaseCheckpointSaver[str]):
     def _delete_for_runs(self, run_ids: Sequence[str]) -> Call:
         return partial(upkeep.delete_for_runs, self._codec, [str(run) for run in run_ids])
 
-    def _copy_thread(self, source: str, target: str) -> Call:
-        return partial(upkeep.copy_thread, self._codec, str(source), str(target))
+    def _copy_thread(self, source: str, target: str) -> Generator[Step, Any, None]:
+        copied = yield "snapshot", partial(upkeep.rows_for_copy, self._codec, source, target)
+        yield "write", upkeep.Paste(self._codec, source, target, copied)

@@ -189,15 +189,15 @@ class SQLAlchemyStore(BaseStore):
         results: list[Result] = [None] * len(batch.ops)
         used: set[Place] = set()
         if batch.reads:
-            results, used = yield False, batch.read
+            results, used = yield "snapshot", batch.read
         if used or batch.puts:
-            yield True, partial(batch.write, used, sweep=bool(batch.puts) and self._is_time_to_sweep())
+            yield "write", partial(batch.write, used, sweep=bool(batch.puts) and self._is_time_to_sweep())
         return results
 
     def _sweep(self) -> Generator[Step, Any, int]:
         now = _now()
         deleted = 0
-        while count := (yield True, partial(self._items.sweep, limit=_SWEPT_AT_ONCE, now=now)):
+        while count := (yield "write", partial(self._items.sweep, limit=_SWEPT_AT_ONCE, now=now)):
             deleted += count
         return deleted
 

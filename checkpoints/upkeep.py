@@ -12,12 +12,15 @@ from checkpoints.reader import CHECKPOINT_KEY, checkpoint_key
 from checkpoints.rows import Damaged, check_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from sqlalchemy import Connection, Table
 
     from checkpoints.codec import Codec
     from checkpoints.dialects import Row, Statement
+
+Copied = list[tuple["Statement", list["Row"]]]
+"""The rows of a copied thread, by statement."""
 
 _ROWS_AT_ONCE = 500
 _VALUES_AT_ONCE = 5000
@@ -47,37 +50,56 @@ def delete_for_runs(codec: Codec, run_ids: Sequence[str], connection: Connection
     return len(doomed) == _ROWS_AT_ONCE
 
 
-def copy_thread(codec: Codec, source: str, target: str, connection: Connection) -> None:
-    """Copy all that is stored of a thread: every checkpoint, so that each copy finds its ancestors.
+def rows_for_copy(codec: Codec, source: str, target: str, connection: Connection) -> Copied:
+    """The rows of a thread, as they are in another: every checkpoint, so that each copy finds its ancestors.
 
     Raises:
-        ThreadExists: The target has checkpoints.
         CorruptCheckpoint: A row of the source is damaged.
     """
     schema = codec.schema
     check_key("thread_id", target)
-    c = schema.checkpoints.c
-    if connection.execute(select(c.thread_id).where(c.thread_id == target).limit(1)).first() is not None:
-        raise ThreadExists(f"can't copy thread {source!r} to {target!r}, which has checkpoints: delete it first")
-    for name, statement in (
-        ("values", schema.put_value),
-        ("writes", schema.put_write),
-        ("checkpoints", schema.put_checkpoint),
-    ):
-        for part in _parts(connection, statement.table, source):
-            rows = [_moved(codec, name, statement, row, target) for row in part]
-            schema.dialect.insert(connection, statement, rows)
+    tables = (("values", schema.put_value), ("writes", schema.put_write), ("checkpoints", schema.put_checkpoint))
+    copied: Copied = []
+    for name, statement in tables:
+        table = statement.table
+        # In the order of the keys: a delta comes after what it is a delta of.
+        rows = connection.execute(select(table).where(table.c.thread_id == source).order_by(*table.primary_key))
+        copied.append((statement, [_moved(codec, name, statement, row, target) for row in rows]))
+    return copied
 
 
-def _parts(connection: Connection, table: Table, thread_id: str) -> Iterable[Sequence[Any]]:
-    """A thread's rows, in the order of their keys, so that a delta comes after what it is a delta of."""
-    query = select(table).where(table.c.thread_id == thread_id).order_by(*table.primary_key)
-    rows: Sequence[Any] = connection.execute(query.limit(_ROWS_AT_ONCE)).all()
-    offset = 0
-    while rows:
-        yield rows
-        offset += len(rows)
-        rows = connection.execute(query.limit(_ROWS_AT_ONCE).offset(offset)).all()
+class Paste:
+    """Inserts the rows of a copy. Done again after the reply to the commit was lost, it does no harm.
+
+    Args:
+        codec: Whose tables.
+        source: The thread that was copied, for the message.
+        target: The thread to make.
+        copied: Its rows.
+    """
+
+    def __init__(self, codec: Codec, source: str, target: str, copied: Copied) -> None:
+        self._codec = codec
+        self._source = source
+        self._target = target
+        self._copied = copied
+        self._begun = False
+
+    def __call__(self, connection: Connection) -> None:
+        """Insert.
+
+        Raises:
+            ThreadExists: The target has checkpoints.
+        """
+        c = self._codec.schema.checkpoints.c
+        taken = connection.execute(select(c.thread_id).where(c.thread_id == self._target).limit(1)).first()
+        if taken is not None and not self._begun:
+            raise ThreadExists(
+                f"can't copy thread {self._source!r} to {self._target!r}, which has checkpoints: delete it first"
+            )
+        self._begun = True
+        for statement, rows in self._copied:
+            self._codec.schema.dialect.insert(connection, statement, rows)
 
 
 def _moved(codec: Codec, name: str, statement: Statement, row: Any, thread_id: str) -> Row:

@@ -237,6 +237,7 @@ class Writer:
             try:
                 self._schema.ensure(self._engine)
                 with self._writing.begin() as connection:
+                    self._dialect.begin(connection)
                     self._execute(connection, jobs, framing)
             except Exception as error:
                 if self._dialect.is_orphan(error) and remember:
@@ -245,6 +246,8 @@ class Writer:
                     continue
                 if not self._dialect.is_transient(error) or time.monotonic() + pause > give_up:
                     raise
+                if self._dialect.is_contention(error) and len(jobs) > 1:
+                    raise  # alone, each is kept waiting by its own rows only
                 time.sleep(random.uniform(pause / 2, pause))  # noqa: S311 - spreads retries
                 pause = min(2 * pause, _LONGEST_PAUSE)
             else:

@@ -25,7 +25,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
     from sqlalchemy.types import TypeEngine
 
@@ -102,8 +102,15 @@ class Dialect(ABC):
         """The engine for transactions that write."""
         return engine
 
+    def begin(self, connection: Connection) -> None:  # noqa: B027 - most need nothing
+        """What a transaction that writes begins with."""
+
     def reading(self, engine: Engine) -> Engine:
-        """The engine for transactions that only read, and see one state of the database throughout."""
+        """The engine for single queries."""
+        return engine
+
+    def snapshot(self, engine: Engine) -> Engine:
+        """The engine for queries that see one state of the database."""
         return engine
 
     # Types
@@ -160,7 +167,16 @@ class Dialect(ABC):
 
     def insert(self, connection: Connection, statement: Statement, rows: Sequence[Row]) -> None:
         """Insert rows."""
-        connection.exec_driver_sql(statement.sql, list(rows))
+        for sql, parameters in self._inserts(statement, rows):
+            connection.exec_driver_sql(sql, parameters)
+
+    def _inserts(self, statement: Statement, rows: Sequence[Row]) -> Iterator[tuple[str, tuple[Any, ...]]]:
+        """Statements that insert rows, many at a time, each with its parameters."""
+        place = self._source(statement.table).removeprefix("VALUES ")
+        for start in range(0, len(rows), self.rows_at_once):
+            part = rows[start : start + self.rows_at_once]
+            sql = statement.sql if len(part) == 1 else statement.sql.replace(place, ", ".join([place] * len(part)), 1)
+            yield sql, tuple(chain.from_iterable(part))
 
     def insert_last(self, connection: Connection, gathered: Mapping[Statement, Sequence[Row]]) -> None:
         """Insert rows at the end of a transaction; what is cheaper together with the commit may commit."""
@@ -210,6 +226,7 @@ class Dialect(ABC):
         return self._by_key(connection, table, columns, keys, query)
 
     nested_loop: ClassVar[str] = "JOIN"
+    rows_at_once: ClassVar[int] = 1000
 
     def _by_key(
         self,
@@ -251,6 +268,10 @@ class Dialect(ABC):
         """Whether trying again may help: locked, deadlocked, restarting, out of reach."""
         return isinstance(error, PoolTimeout) or (isinstance(error, DBAPIError) and error.connection_invalidated)
 
+    def is_contention(self, error: BaseException) -> bool:  # noqa: ARG002 - none, where there is one writer
+        """Whether it is another transaction's locks that were in the way, of some rows only."""
+        return False
+
     @abstractmethod
     def is_fatal(self, error: BaseException) -> bool:
         """Whether the whole database refuses, not one row of one caller."""
@@ -263,6 +284,16 @@ class Dialect(ABC):
         """The database's own words, without the statement."""
         cause = getattr(error, "orig", None) or error
         return f"{type(cause).__name__}: {str(cause).strip()}"
+
+
+def last_of_each(statement: Statement, rows: Sequence[Row]) -> Sequence[Row]:
+    """The rows that remain when each replaces an earlier one with its key, in the order of their keys.
+
+    One statement can't change a row twice. And two writers that lock rows in the same order can't wait for each other.
+    """
+    places = [i for i, column in enumerate(statement.table.c) if column.primary_key]
+    latest = {tuple(row[i] for i in places): row for row in rows}
+    return [latest[key] for key in sorted(latest)]
 
 
 @functools.cache

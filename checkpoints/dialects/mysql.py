@@ -11,7 +11,7 @@ from sqlalchemy.dialects.mysql import LONGBLOB, LONGTEXT, VARBINARY
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
-from checkpoints.dialects.base import SPARE_CONNECTIONS, Dialect
+from checkpoints.dialects.base import SPARE_CONNECTIONS, Dialect, last_of_each
 from checkpoints.errors import WriteFailed
 
 if TYPE_CHECKING:
@@ -48,8 +48,10 @@ _FATAL = {
     1290,  # server is read-only
     1836,  # running in read-only mode
 }
-_FOREIGN_KEY = {1216, 1452}
+_FOREIGN_KEY = {1216, 1217, 1451, 1452}
+_CONTENTION = {1020, 1205, 1213}
 _READ_TIMEOUT = 120
+_ROW = 1024  # bytes, roughly, that a row takes besides
 _PACKET = "checkpoints_max_allowed_packet"
 
 
@@ -82,8 +84,12 @@ class MySQL(Dialect):
 
         def on_connect(connection: DBAPIConnection, record: Any) -> None:
             cursor = connection.cursor()
-            # Strict, so that nothing is cut to fit; UTC, since the clock of a session may be turned back.
-            cursor.execute("SET SESSION sql_mode = CONCAT(@@sql_mode, ',STRICT_ALL_TABLES'), time_zone = '+00:00'")
+            # Strict, so that nothing is cut to fit; UTC, since a session's clock may be turned back.
+            # And a short wait, since a process that was stopped may hold a lock for ever.
+            cursor.execute(
+                "SET SESSION sql_mode = CONCAT(@@sql_mode, ',STRICT_ALL_TABLES'), time_zone = '+00:00', "
+                "innodb_lock_wait_timeout = 1"
+            )
             cursor.execute("SELECT @@max_allowed_packet, VERSION()")
             packet, version = cast("Any", cursor.fetchone())
             record.info[_PACKET] = packet
@@ -112,6 +118,9 @@ class MySQL(Dialect):
         return engine.execution_options(isolation_level="READ COMMITTED")
 
     def reading(self, engine: Engine) -> Engine:
+        return engine.execution_options(isolation_level="AUTOCOMMIT")
+
+    def snapshot(self, engine: Engine) -> Engine:
         return engine.execution_options(isolation_level="REPEATABLE READ")
 
     def key_type(self, length: int) -> TypeEngine[str]:
@@ -130,7 +139,7 @@ class MySQL(Dialect):
         return text.encode()
 
     def unkey(self, stored: Any) -> str:
-        return stored.decode()
+        return stored.decode(errors="backslashreplace")  # what is damaged shows in the checksum
 
     def _conflict(self, table: Table, *, replace: bool) -> str:
         # INSERT IGNORE would also ignore a value that does not fit and a base that is not there.
@@ -139,15 +148,24 @@ class MySQL(Dialect):
         return f"ON DUPLICATE KEY UPDATE {changes if replace else f'{first} = {first}'}"
 
     def insert(self, connection: Connection, statement: Statement, rows: Sequence[Row]) -> None:
+        if statement.replace:
+            rows = last_of_each(statement, rows)
         limit = connection.connection.info[_PACKET]
+        part: list[Row] = []
+        room = limit // 2  # in text, a byte may take two
         for row in rows:
-            size = sum(len(value) for value in row if isinstance(value, bytes))
-            if size + 1024 > limit:
+            size = sum(len(value) for value in row if isinstance(value, bytes)) + _ROW
+            if size > limit:
                 raise WriteFailed(
                     f"a row of {size:,} bytes for {statement.table.name} is larger than the server takes "
                     f"(max_allowed_packet = {limit:,}): raise max_allowed_packet on the server"
                 )
-        super().insert(connection, statement, rows)
+            if size > room:
+                super().insert(connection, statement, part)
+                part, room = [], limit // 2
+            part.append(row)
+            room -= size
+        super().insert(connection, statement, part)
 
     def delete_newest_first(self, connection: Connection, table: Table, thread_id: str) -> None:
         # References are checked row by row here, not when the statement ends.
@@ -161,8 +179,11 @@ class MySQL(Dialect):
     def is_transient(self, error: BaseException) -> bool:
         return _code(error) in _TRANSIENT or super().is_transient(error)
 
+    def is_contention(self, error: BaseException) -> bool:
+        return _code(error) in _CONTENTION
+
     def is_fatal(self, error: BaseException) -> bool:
-        return _code(error) in _FATAL or self.is_transient(error)
+        return _code(error) in _FATAL or (self.is_transient(error) and not self.is_contention(error))
 
     def is_orphan(self, error: BaseException) -> bool:
         return _code(error) in _FOREIGN_KEY

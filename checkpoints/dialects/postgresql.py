@@ -11,10 +11,10 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
-from checkpoints.dialects.base import SPARE_CONNECTIONS, Dialect
+from checkpoints.dialects.base import SPARE_CONNECTIONS, Dialect, last_of_each
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from sqlalchemy import URL, ColumnElement, Connection, Engine, Table
     from sqlalchemy.types import TypeEngine
@@ -44,7 +44,11 @@ _FATAL_CLASSES = {
     "58",  # system error
     "XX",  # internal error, corrupted data
 }
+_CONTENTION = {"40001", "40P01", "55P03"}
 _FOREIGN_KEY = "23503"
+_ARRAYS_FROM = 8  # rows; below, the driver takes longer for an array than for the values in it
+_PIPELINE_UP_TO = 64 << 10  # bytes; in a pipeline the driver hangs when more than the socket takes is to be sent
+_WAIT = "SET LOCAL lock_timeout = '1s'"  # a process that was stopped may hold a lock for ever
 _DIALECT = postgresql.dialect()
 _ARRAYS = {"INTEGER": "bigint[]", "BIGINT": "bigint[]", "FLOAT": "float8[]", "DOUBLE PRECISION": "float8[]"}
 
@@ -87,6 +91,9 @@ class PostgreSQL(Dialect):
         connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": zlib.crc32(name.encode())})
 
     def reading(self, engine: Engine) -> Engine:
+        return engine.execution_options(isolation_level="AUTOCOMMIT")
+
+    def snapshot(self, engine: Engine) -> Engine:
         return engine.execution_options(isolation_level="REPEATABLE READ")
 
     def key_type(self, length: int) -> TypeEngine[str]:  # noqa: ARG002 - checked before it comes here
@@ -103,22 +110,35 @@ class PostgreSQL(Dialect):
     def unkey(self, stored: Any) -> str:
         return stored.replace("\x010", "\x00").replace("\x011", "\x01") if "\x01" in stored else stored
 
-    def _source(self, table: Table) -> str:
-        # One statement for any number of rows: each column travels as an array.
-        names = [column.type.compile(_DIALECT) for column in table.c]
-        arrays = [f"%s::{_ARRAYS.get(name, 'bytea[]' if name == 'BYTEA' else 'text[]')}" for name in names]
-        return f"SELECT * FROM unnest({', '.join(arrays)})"
+    def begin(self, connection: Connection) -> None:
+        connection.exec_driver_sql(_WAIT)
 
-    def insert(self, connection: Connection, statement: Statement, rows: Sequence[Row]) -> None:
-        connection.exec_driver_sql(statement.sql, _arrays(statement, rows))
+    def _inserts(self, statement: Statement, rows: Sequence[Row]) -> Iterator[tuple[str, tuple[Any, ...]]]:
+        if statement.replace:
+            rows = last_of_each(statement, rows)
+        if len(rows) < _ARRAYS_FROM:
+            yield from super()._inserts(statement, rows)
+            return
+        # One statement for any number of rows: each column travels as an array.
+        arrays = ", ".join(_array(column.type.compile(_DIALECT)) for column in statement.table.c)
+        place = self._source(statement.table)
+        for start in range(0, len(rows), self.rows_at_once):
+            columns = zip(*rows[start : start + self.rows_at_once], strict=True)
+            sql = statement.sql.replace(place, f"SELECT * FROM unnest({arrays})", 1)
+            yield sql, tuple(list(column) for column in columns)
 
     def insert_last(self, connection: Connection, gathered: Mapping[Statement, Sequence[Row]]) -> None:
+        size = sum(len(row[-1]) for rows in gathered.values() for row in rows if isinstance(row[-1], bytes))
+        if size > _PIPELINE_UP_TO:
+            super().insert_last(connection, gathered)
+            return
         # All statements and the commit in one round trip.
         driver = cast("psycopg.Connection[Any]", connection.connection.driver_connection)
         with driver.pipeline(), driver.cursor() as cursor:
             for statement, rows in gathered.items():
-                cursor.execute(cast("Any", statement.sql), _arrays(statement, rows))
-            driver.commit()
+                for sql, parameters in self._inserts(statement, rows):
+                    cursor.execute(cast("Any", sql), parameters)
+            cursor.execute("COMMIT")
 
     def now(self) -> ColumnElement[float]:
         return func.extract("epoch", func.clock_timestamp()).cast(Double)
@@ -131,6 +151,9 @@ class PostgreSQL(Dialect):
         cause = getattr(error, "orig", error)
         return isinstance(cause, psycopg.OperationalError) or super().is_transient(error)
 
+    def is_contention(self, error: BaseException) -> bool:
+        return _state(error) in _CONTENTION
+
     def is_fatal(self, error: BaseException) -> bool:
         state = _state(error)
         return self.is_transient(error) if state is None else state[:2] in _FATAL_CLASSES
@@ -139,14 +162,8 @@ class PostgreSQL(Dialect):
         return _state(error) == _FOREIGN_KEY
 
 
-def _arrays(statement: Statement, rows: Sequence[Row]) -> tuple[list[Any], ...]:
-    if statement.replace:
-        # One statement can't change a row twice: the last one counts. Two writers that lock rows in the same order
-        # can't wait for each other.
-        places = [i for i, column in enumerate(statement.table.c) if column.primary_key]
-        latest = {tuple(row[i] for i in places): row for row in rows}
-        rows = [latest[key] for key in sorted(latest)]
-    return tuple(list(column) for column in zip(*rows, strict=True))
+def _array(name: str) -> str:
+    return f"%s::{_ARRAYS.get(name, 'text[]')}" if name != "BYTEA" else "%b::bytea[]"
 
 
 def _state(error: BaseException) -> str | None:

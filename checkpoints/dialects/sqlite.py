@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import contextmanager
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Text, create_engine, event, func
@@ -19,13 +18,11 @@ if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import DBAPIConnection
     from sqlalchemy.types import TypeEngine
 
-    from checkpoints.dialects.base import Row, Settings, Statement
+    from checkpoints.dialects.base import Settings
 
 # A transaction with this execution option takes the write lock at its start. One that begins as a reader and
 # writes later fails at once, without waiting, when another process wrote in between.
 _WRITES = {"checkpoints_writes": True}
-
-_ROWS_IN_A_STEP = (128, 32, 8, 4, 2, 1)
 
 # The whole database refuses, not one row: trying the callers one by one would not help any of them.
 _FATAL = {
@@ -41,7 +38,11 @@ _FATAL = {
 
 
 class SQLite(Dialect):
-    """SQLite 3.35 or newer, through Python's own driver."""
+    """SQLite 3.35 or newer, through Python's own driver.
+
+    The driver gives up Python's lock for each step of a statement, and waits for it afterwards, up to 5 ms if another
+    thread is busy. So it pays to insert many rows in one step.
+    """
 
     name = "sqlite"
     error = (*Dialect.error, sqlite3.Error)
@@ -104,17 +105,6 @@ class SQLite(Dialect):
     def table_options(self) -> dict[str, Any]:
         # The key is most of these rows, so they live in the key's own tree rather than in a second one.
         return {"sqlite_with_rowid": False}
-
-    def insert(self, connection: Connection, statement: Statement, rows: Sequence[Row]) -> None:
-        # The driver gives up Python's lock for each step, and waits for it afterwards, up to 5 ms if another thread is
-        # busy. So many rows go in one step, in a few sizes, whose statements the driver keeps.
-        place = f"({', '.join('?' * len(statement.table.c))})"
-        start = 0
-        for size in _ROWS_IN_A_STEP:
-            while len(rows) - start >= size:
-                sql = statement.sql.replace(place, ", ".join([place] * size), 1)
-                connection.exec_driver_sql(sql, tuple(chain.from_iterable(rows[start : start + size])))
-                start += size
 
     def decoded(self, table: Table, rows: Sequence[Any]) -> Sequence[Any]:  # noqa: ARG002 - keys are text already
         return rows

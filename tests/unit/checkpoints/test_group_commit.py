@@ -57,7 +57,7 @@ async def test_a_bad_call_fails_alone_on_any_database(saver, kit):
 
 async def test_a_failed_put_leaves_nothing_behind(saver, kit):
     kit.put(saver, {"first": 1}, config=kit.config("other"))
-    checkpoint = kit.checkpoint(saver, {"good": 1})
+    checkpoint = kit.checkpoint(saver, {"good": [1]})
     engine = saver._database.engine
 
     def rename(old, new):

@@ -62,7 +62,7 @@ async def test_list_and_alist_agree_over_pages_limits_and_threads(saver, kit):
 @pytest.mark.parametrize("threads", [1, 40])
 def test_a_page_costs_a_fixed_number_of_queries(saver, kit, threads):
     for step in range(40):
-        config = kit.put(saver, {"a": 1, "b": 2}, config=kit.config(f"t{step % threads}"))
+        config = kit.put(saver, {"a": [1], "b": 2}, config=kit.config(f"t{step % threads}"))
         saver.put_writes(config, [("c", 1)], "task")
 
     assert count_queries(saver, lambda: list(saver.list(None, limit=40))) == 3

@@ -23,7 +23,7 @@ def line(saver, kit, length, *, thread="t", ns="", **metadata):
         if not step:
             new["stays"] = saver.get_next_version(None, None)
         kept = {**kept, **new}
-        values = {"changes": step, "stays": "always"}
+        values = {"changes": [step], "stays": ["always"]}
         checkpoint = kit.checkpoint(saver, values, channel_versions=kept)
         told = {key: value(step, configs) for key, value in metadata.items()}
         config = saver.put(config, checkpoint, {"source": "loop", "step": step, "parents": {}, **told}, new)
@@ -47,7 +47,7 @@ def test_prune_keeps_the_newest_with_its_values_and_forgets_its_parent(saver, ki
     saver.prune(["t", "nobody"])
 
     (found,) = saver.list(kit.config())
-    assert found.checkpoint["channel_values"] == {"changes": 4, "stays": "always"}
+    assert found.checkpoint["channel_values"] == {"changes": [4], "stays": ["always"]}
     assert found.pending_writes == [("task", "changes", 4)]
     assert found.parent_config is None
     assert rows(saver) == {"checkpoints": 1, "values": 2, "writes": 1}
@@ -111,7 +111,7 @@ def test_delete_for_runs_leaves_other_runs_whole(saver, kit):
 
     found = list(saver.list(kit.config()))
     assert [each.metadata["step"] for each in found] == [5, 4]
-    assert [each.checkpoint["channel_values"]["stays"] for each in found] == ["always"] * 2
+    assert [each.checkpoint["channel_values"]["stays"] for each in found] == [["always"]] * 2
     assert found[0].parent_config == configs[4]
     assert found[1].parent_config is None
     assert rows(saver) == {"checkpoints": 2, "values": 3, "writes": 2}
@@ -125,7 +125,7 @@ def test_a_copy_has_the_whole_ancestry_and_a_life_of_its_own(saver, kit):
     saver.delete_thread("t")
 
     found = list(saver.list(kit.config("copy")))
-    assert [each.checkpoint["channel_values"]["changes"] for each in found] == [3, 2, 1, 0]
+    assert [each.checkpoint["channel_values"]["changes"] for each in found] == [[3], [2], [1], [0]]
     assert [each.parent_config for each in found] == [*(each.config for each in found[1:]), None]
     assert [each.pending_writes for each in found] == [[("task", "changes", step)] for step in (3, 2, 1, 0)]
 
