@@ -24,7 +24,7 @@ import zstandard
 from checkpoints.rows import Damaged
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from typing import Any
 
     from checkpoints.dialects import Row
@@ -76,6 +76,7 @@ class _Known:
     """A version whose bytes are in memory."""
 
     version: str
+    type: str
     content: bytes
     depth: int
 
@@ -151,8 +152,19 @@ class Frames:
     def met(self, value: Value, depth: int) -> None:
         """A newest version was read: the next one can be a delta of it."""
         if len(value.content) >= _SMALLEST and self.known(value.channel_key) is None:
-            known = _Known(value.version, value.content, depth)
+            known = _Known(value.version, value.type, value.content, depth)
             self.remember([(value.channel_key, _Channel(known, known, 0))])
+
+    def recall(self, keys: Iterable[tuple[str, str, str, str]]) -> dict[tuple[str, str, str, str], tuple[Value, int]]:
+        """Of these versions, those in memory, each with its depth: what was committed under a version never changes."""
+        found: dict[tuple[str, str, str, str], tuple[Value, int]] = {}
+        with self._lock:
+            for key in keys:
+                channel = self._channels.get(key[:3])
+                if channel is not None and channel.newest.version == key[3]:
+                    newest = channel.newest
+                    found[key] = (Value(*key, newest.type, newest.content), newest.depth)
+        return found
 
     def forget(self, threads: Iterable[str]) -> None:
         """These threads' values may have been deleted."""
@@ -191,7 +203,7 @@ class Framing:
             base, frame, depth = None, _full(content), 0
         else:
             depth = base.depth + 1
-        known = _Known(value.version, content, depth)
+        known = _Known(value.version, value.type, content, depth)
         if base is None or before is None or full_stride:
             self._new[key] = _Channel(known, known, 0)
         else:
@@ -262,10 +274,17 @@ class Unframer:
     Args:
         sealer: What opens the rows.
         rows: Rows of the values table, with all that they are deltas of, in any order.
+        known: Values that need none.
     """
 
-    def __init__(self, sealer: Sealer, rows: Iterable[Any]) -> None:
+    def __init__(
+        self,
+        sealer: Sealer,
+        rows: Iterable[Any],
+        known: Mapping[tuple[str, str, str, str], tuple[Value, int]] | None = None,
+    ) -> None:
         self._sealer = sealer
+        self._known = known or {}
         self._rows = {(row.thread_id, row.checkpoint_ns, row.channel, row.version): row for row in rows}
         self._pieces: dict[tuple[str, str, str, str], Pieces] = {}
 
@@ -275,6 +294,8 @@ class Unframer:
         Raises:
             Damaged: It can't be had.
         """
+        if (known := self._known.get((thread_id, checkpoint_ns, channel, version))) is not None:
+            return known
         chain: list[Any] = []
         wanted: str | None = version
         while wanted is not None and (thread_id, checkpoint_ns, channel, wanted) not in self._pieces:

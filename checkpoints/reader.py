@@ -54,12 +54,13 @@ class Reader:
         """The checkpoint a config points to: the newest of its namespace if it names none."""
         thread_id, checkpoint_ns, checkpoint_id = address(config)
         table = self._schema.checkpoints
-        query = select(table).where(table.c.thread_id == thread_id, table.c.checkpoint_ns == checkpoint_ns)
         if checkpoint_id:
-            rows = connection.execute(query.where(table.c.checkpoint_id == checkpoint_id)).all()
+            rows = self._schema.dialect.rows_by_key(
+                connection, table, CHECKPOINT_KEY, [(thread_id, checkpoint_ns, checkpoint_id)]
+            )
             return next(iter(self.assemble(connection, rows)), None)
-        newest = query.order_by(table.c.checkpoint_id.desc()).limit(1)
-        rows = connection.execute(newest).all()
+        rows = self._schema.dialect.newest(connection, table, CHECKPOINT_KEY, (thread_id, checkpoint_ns))
+        query = select(table).where(table.c.thread_id == thread_id, table.c.checkpoint_ns == checkpoint_ns)
         while rows:
             try:
                 return self.assemble(connection, rows, newest=True)[0]
@@ -111,10 +112,10 @@ class Reader:
             for row, versions in wanted
             for channel, version in versions.items()
         )
-        dialect = self._schema.dialect
-        return Unframer(
-            self.codec.sealer, dialect.chains_by_key(connection, self._schema.values, VALUE_KEY, list(keys))
-        )
+        known = self._frames.recall(keys)
+        missing = [key for key in keys if key not in known]
+        rows = self._schema.dialect.chains_by_key(connection, self._schema.values, VALUE_KEY, missing)
+        return Unframer(self.codec.sealer, rows, known)
 
     def value(self, values: Unframer, row: Any, channel: str, version: str, *, newest: bool = False) -> Any:
         """A channel's value at a checkpoint.

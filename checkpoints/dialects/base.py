@@ -196,6 +196,17 @@ class Dialect(ABC):
         query = f"{{keys}} SELECT {what} FROM k {self.nested_loop} {self._quoted(table)} t ON {on}"
         return self._by_key(connection, table, columns, keys, query)
 
+    def newest(
+        self, connection: Connection, table: Table, columns: Sequence[str], prefix: tuple[str, ...]
+    ) -> Sequence[Any]:
+        """The row with the greatest last column of those whose other columns are these; none if there is none."""
+        *shared, last = columns
+        what = ", ".join(column.name for column in table.c)
+        where = " AND ".join(f"{name} = {self.placeholder}" for name in shared)
+        query = f"SELECT {what} FROM {self._quoted(table)} WHERE {where} ORDER BY {last} DESC LIMIT 1"
+        found = connection.exec_driver_sql(query, tuple(self.key(text) for text in prefix))
+        return self.decoded(table, found.all())
+
     def chains_by_key(
         self, connection: Connection, table: Table, columns: Sequence[str], keys: Sequence[tuple[str, ...]]
     ) -> list[Any]:

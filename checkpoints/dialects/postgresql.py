@@ -48,7 +48,7 @@ _CONTENTION = {"40001", "40P01", "55P03"}
 _FOREIGN_KEY = "23503"
 _ARRAYS_FROM = 8  # rows; below, the driver takes longer for an array than for the values in it
 _PIPELINE_UP_TO = 64 << 10  # bytes; in a pipeline the driver hangs when more than the socket takes is to be sent
-_WAIT = "SET LOCAL lock_timeout = '1s'"  # a process that was stopped may hold a lock for ever
+_WAIT = "SET LOCAL lock_timeout = '1500ms'"  # who was stopped may hold a lock for ever; a deadlock is found after 1 s
 _DIALECT = postgresql.dialect()
 _ARRAYS = {"INTEGER": "bigint[]", "BIGINT": "bigint[]", "FLOAT": "float8[]", "DOUBLE PRECISION": "float8[]"}
 

@@ -41,6 +41,7 @@ from tests.benchmarks.savers_workloads import (
     NOTHING,
     OURS_FULL,
     OURS_POSTGRES,
+    OURS_SMALL,
     SHAPES,
     THEIRS_POOL,
     THEIRS_POSTGRES,
@@ -199,18 +200,18 @@ class Bench:
 
     async def memory(self) -> None:
         runs, rounds = self.size.memory
-        title = f"MEMORY: {runs} concurrent runs, {rounds} rounds, {OURS_FULL.name}"
+        title = f"MEMORY: {runs} concurrent runs, {rounds} rounds, {OURS_SMALL.name}"
         table = Table(title, "Resident memory of this process after each round of new threads, in MB.")
         errors = 0
-        async with session(OURS_FULL) as saver:
+        async with session(OURS_SMALL) as saver:
             for number in range(rounds):
                 loop = Loop(LIST, saver, self.size.steps)
                 work = (loop.run(f"{number}-{i}", "async") for i in range(runs))
                 outcomes = await asyncio.gather(*work, return_exceptions=True)
                 errors += sum(isinstance(outcome, BaseException) for outcome in outcomes)
-                table.add(OURS_FULL.name, f"round {number + 1}", resident())
+                table.add(OURS_SMALL.name, f"round {number + 1}", resident())
         table.show()
-        after = [table.values[OURS_FULL.name, f"round {n + 1}"][0] for n in range(rounds)]
+        after = [table.values[OURS_SMALL.name, f"round {n + 1}"][0] for n in range(rounds)]
         self.targets.append(Target(f"{table.title} | runs that failed", errors, 0))
         grown = max(after[2:]) / after[1] - 1
         self.targets.append(Target(f"{table.title} | growth after the second round", grown, 0.05, runs == 256))

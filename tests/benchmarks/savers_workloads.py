@@ -86,6 +86,13 @@ OURS_NORMAL = Contender(
     lambda path: SQLAlchemySaver(f"sqlite:///{path}", synchronous="NORMAL"),
     twin=OURS_FULL.name,
 )
+# What the saver remembers to make differences of is full in the first round: what grows then is a leak.
+OURS_SMALL = Contender(
+    "ours, SQLite FULL, memory=8 MB",
+    "sqlite",
+    lambda path: SQLAlchemySaver(f"sqlite:///{path}", memory=8 << 20),
+    twin=OURS_FULL.name,
+)
 IN_MEMORY = Contender("InMemorySaver", "memory", _in_memory)
 THEIRS_SQLITE = Contender("AsyncSqliteSaver", "sqlite", AsyncSqliteSaver.from_conn_string)
 OURS_POSTGRES = Contender("ours, PostgreSQL", "postgres", SQLAlchemySaver)

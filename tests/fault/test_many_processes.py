@@ -131,12 +131,7 @@ def run(url: str, folder: Path, seconds: float, copies: str) -> None:
     print(f"\n{acknowledged.total()} acknowledged in {seconds} s, {rounds} rounds of pruning and copying")
 
 
-NOT_ONE_STATE = "copy_thread reads values, writes and checkpoints one after the other, each as it is by then"
 EVERY_KIND = ("sqlite", "postgres", "mariadb")
-COPYING = [
-    "sqlite",
-    *(pytest.param(kind, marks=pytest.mark.xfail(strict=False, reason=NOT_ONE_STATE)) for kind in EVERY_KIND[1:]),
-]
 
 
 def place(kind: str, request: pytest.FixtureRequest, folder: Path) -> str:
@@ -148,19 +143,18 @@ def test_four_writers_while_another_prunes(kind: str, request: pytest.FixtureReq
     run(place(kind, request, tmp_path), tmp_path, 1.0, "")
 
 
-@pytest.mark.parametrize("kind", COPYING)
+@pytest.mark.parametrize("kind", EVERY_KIND)
 def test_four_writers_while_another_copies(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     run(place(kind, request, tmp_path), tmp_path, 1.0, "copies")
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("copies", ["", "copies"])
-@pytest.mark.parametrize("kind", COPYING)
+@pytest.mark.parametrize("kind", EVERY_KIND)
 def test_four_writers_for_long(kind: str, copies: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     run(place(kind, request, tmp_path), tmp_path, 15, copies)
 
 
-@pytest.mark.xfail(strict=True, reason=NOT_ONE_STATE)
 @pytest.mark.parametrize("kind", EVERY_KIND[1:])
 def test_a_copy_is_one_state_of_its_source(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """The same without luck: another process puts a checkpoint while the copy is under way."""

@@ -318,7 +318,6 @@ def test_the_victim_of_a_deadlock_tries_again(
         assert sorted(found.pending_writes or []) == [("task", second, "new"), ("task", first, "new")]
 
 
-@pytest.mark.xfail(strict=True, reason="a lock is waited for without a limit, whatever the saver's timeout is")
 @pytest.mark.parametrize("kind", ["postgres", "mariadb"])
 def test_a_session_that_holds_a_lock_does_not_hold_up_others_for_ever(
     kind: str, request: pytest.FixtureRequest
