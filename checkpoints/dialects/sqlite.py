@@ -59,7 +59,8 @@ class SQLite(Dialect):
             pool_size=1 if in_memory else settings.connections,
             max_overflow=0 if in_memory else SPARE_CONNECTIONS,
             pool_timeout=60,
-            connect_args={"check_same_thread": False, "timeout": settings.timeout},
+            # Statements for many rows are large: those for a few numbers of rows are kept, not for any number.
+            connect_args={"check_same_thread": False, "timeout": settings.timeout, "cached_statements": 24},
         )
 
         def on_connect(connection: DBAPIConnection, _record: object) -> None:
