@@ -237,7 +237,7 @@ class Dialect(ABC):
         return self._by_key(connection, table, columns, keys, query)
 
     nested_loop: ClassVar[str] = "JOIN"
-    rows_at_once: ClassVar[int] = 1000
+    rows_at_once: ClassVar[int] = 200
 
     def _by_key(
         self,
