@@ -27,6 +27,7 @@ bench: $(READY)  ## The performance claims, each beside a peer
 	@$(BIN)/python tests/benchmarks/scheduling.py
 	@$(BIN)/python tests/benchmarks/overhead.py
 	@$(BIN)/python tests/benchmarks/routing.py
+	@$(BIN)/python tests/benchmarks/savers.py
 
 notebooks: $(READY)  ## Run every notebook from top to bottom
 	@$(BIN)/python -m pytest tests/notebooks

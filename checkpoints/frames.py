@@ -38,7 +38,6 @@ _LEVEL = 3
 _SMALLEST = 256  # bytes; below, a frame costs more than it saves
 _LARGEST = 64 << 20  # bytes; above, the search for matches takes too long and too much memory
 
-
 _ADDED, _ADDED_PACKED = b"\x01", b"\x02"
 """What a frame begins with that adds to its base; zstd's own begin with 0x28."""
 
@@ -49,7 +48,6 @@ _PACK_FROM = 512  # bytes of what is added
 
 _OWN_VERSION = re.compile(r"\d{10}\.[0-9a-f]{12}")
 """Versions that `SQLAlchemySaver.get_next_version` made: no two values have the same one, whatever process made it."""
-
 
 Pieces = tuple[bytes | memoryview, ...]
 """Bytes that are not joined yet."""
@@ -151,7 +149,8 @@ class Frames:
 
     def met(self, value: Value, depth: int) -> None:
         """A newest version was read: the next one can be a delta of it."""
-        if len(value.content) >= _SMALLEST and self.known(value.channel_key) is None:
+        worth = len(value.content) >= _SMALLEST and _OWN_VERSION.fullmatch(value.version) is not None
+        if worth and self.known(value.channel_key) is None:
             known = _Known(value.version, value.type, value.content, depth)
             self.remember([(value.channel_key, _Channel(known, known, 0))])
 

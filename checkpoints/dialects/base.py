@@ -76,6 +76,8 @@ class Dialect(ABC):
     error: ClassVar[tuple[type[BaseException], ...]] = (SQLAlchemyError,)
     placeholder: ClassVar[str] = "%s"
     values_row: str = ""
+    nested_loop: ClassVar[str] = "JOIN"
+    rows_at_once: ClassVar[int] = 200  # a statement for more takes much memory, and gains nothing
     has_schemas: ClassVar[bool] = True
 
     # Opening
@@ -235,9 +237,6 @@ class Dialect(ABC):
             f"SELECT {what} FROM c {self.nested_loop} {source} t ON {on_all}"
         )
         return self._by_key(connection, table, columns, keys, query)
-
-    nested_loop: ClassVar[str] = "JOIN"
-    rows_at_once: ClassVar[int] = 200
 
     def _by_key(
         self,

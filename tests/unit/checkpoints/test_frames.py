@@ -130,6 +130,19 @@ def test_versions_that_are_not_our_own_are_never_a_base(saver, kit):
     assert saver.get_tuple(kit.config()).checkpoint["channel_values"]["c"] == words(1, 500)  # stored once, stays
 
 
+def test_a_thread_that_was_deleted_and_made_again_is_not_mixed_up(url, saver, kit):
+    def put(into, value):
+        checkpoint = kit.checkpoint(into, {"c": value}, channel_versions={"c": "1"})
+        into.put(kit.config(), checkpoint, {"step": 0}, {"c": "1"})
+
+    put(saver, words(1, 500))
+    assert saver.get_tuple(kit.config()).checkpoint["channel_values"]["c"] == words(1, 500)
+    with SQLAlchemySaver(url) as other:
+        other.delete_thread("t")
+        put(other, words(2, 500))
+    assert saver.get_tuple(kit.config()).checkpoint["channel_values"]["c"] == words(2, 500)
+
+
 edits = st.lists(
     st.tuples(st.sampled_from(["append", "prepend", "change", "drop", "replace"]), st.integers(0, 2**32)),
     min_size=1,
