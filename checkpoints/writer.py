@@ -236,9 +236,7 @@ class Writer:
             framing = self._frames.begin()
             try:
                 self._schema.ensure(self._engine)
-                with self._writing.begin() as connection:
-                    self._dialect.begin(connection)
-                    self._execute(connection, jobs, framing)
+                self._execute(jobs, framing)
             except Exception as error:
                 if self._dialect.is_orphan(error) and remember:
                     remember = False  # another process deleted what these values would be deltas of
@@ -254,21 +252,37 @@ class Writer:
                 framing.commit()
                 return
 
-    def _execute(self, connection: Connection, jobs: list[Job], framing: Framing) -> None:
-        self._check_fences(connection, jobs)
-        gathered: dict[Statement, list[Row]] = {}
-        for job in jobs:
-            if not isinstance(job.work, Rows):
-                for statement, rows in gathered.items():  # a call sees everything that was queued before it
-                    self._dialect.insert(connection, statement, rows)
-                gathered.clear()
-                job.result = job.work(connection)
-                continue
-            if job.work.values:
-                gathered.setdefault(self._schema.put_value, []).extend(framing.rows(job.work.values))
-            for statement, rows in job.work.rows:
+    def _execute(self, jobs: list[Job], framing: Framing) -> None:
+        if all(isinstance(job.work, Rows) and job.work.fence is None for job in jobs):
+            gathered: dict[Statement, list[Row]] = {}
+            for job in jobs:
+                self._gather(job, framing, gathered)
+            self._dialect.commit_rows(self._writing, gathered)
+            return
+        with self._writing.begin() as connection:
+            self._dialect.begin(connection)
+            self._check_fences(connection, jobs)
+            gathered = {}
+            for job in jobs:
+                if isinstance(job.work, Rows):
+                    self._gather(job, framing, gathered)
+                else:
+                    self._insert(connection, gathered)  # a call sees everything that was queued before it
+                    job.result = job.work(connection)
+            self._insert(connection, gathered)
+
+    def _gather(self, job: Job, framing: Framing, gathered: dict[Statement, list[Row]]) -> None:
+        work = job.work
+        if isinstance(work, Rows):
+            if work.values:
+                gathered.setdefault(self._schema.put_value, []).extend(framing.rows(work.values))
+            for statement, rows in work.rows:
                 gathered.setdefault(statement, []).extend(rows)
-        self._dialect.insert_last(connection, gathered)
+
+    def _insert(self, connection: Connection, gathered: dict[Statement, list[Row]]) -> None:
+        for statement, rows in gathered.items():
+            self._dialect.insert(connection, statement, rows)
+        gathered.clear()
 
     def _check_fences(self, connection: Connection, jobs: list[Job]) -> None:
         """Refuse writes of an owner whose lease is no longer in force; others can't take it until the commit."""

@@ -77,7 +77,9 @@ class Router:
     def choose(self, task: Task) -> Choice:
         """Return who may do a task, best first."""
         if task.agent is not None:
-            return self._named.get(task.agent) or Choice((), f"there is no agent {task.agent!r} in this workflow: add it, or run the request again")
+            return self._named.get(task.agent) or Choice(
+                (), f"there is no agent {task.agent!r} in this workflow: add it, or run the request again"
+            )
         if task.capability is not None and (choice := self._skilled.get(task.capability)):
             return choice
         text = f"{task.capability} {task.instruction}" if task.capability else task.instruction

@@ -180,10 +180,17 @@ class Dialect(ABC):
             sql = statement.sql if len(part) == 1 else statement.sql.replace(place, ", ".join([place] * len(part)), 1)
             yield sql, tuple(chain.from_iterable(part))
 
-    def insert_last(self, connection: Connection, gathered: Mapping[Statement, Sequence[Row]]) -> None:
-        """Insert rows at the end of a transaction; what is cheaper together with the commit may commit."""
-        for statement, rows in gathered.items():
-            self.insert(connection, statement, rows)
+    def commit_rows(self, engine: Engine, gathered: Mapping[Statement, Sequence[Row]]) -> None:
+        """Insert rows in a transaction of their own: the most frequent one, so a dialect may have a shorter way.
+
+        Args:
+            engine: From `writing`.
+            gathered: The rows, by statement, in order.
+        """
+        with engine.begin() as connection:
+            self.begin(connection)
+            for statement, rows in gathered.items():
+                self.insert(connection, statement, rows)
 
     def delete_newest_first(self, connection: Connection, table: Table, thread_id: str) -> None:
         """Delete the rows of a thread that may refer to one another."""

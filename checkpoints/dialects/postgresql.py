@@ -127,18 +127,20 @@ class PostgreSQL(Dialect):
             sql = statement.sql.replace(place, f"SELECT * FROM unnest({arrays})", 1)
             yield sql, tuple(list(column) for column in columns)
 
-    def insert_last(self, connection: Connection, gathered: Mapping[Statement, Sequence[Row]]) -> None:
+    def commit_rows(self, engine: Engine, gathered: Mapping[Statement, Sequence[Row]]) -> None:
         size = sum(len(row[-1]) for rows in gathered.values() for row in rows if isinstance(row[-1], bytes))
         if size > _PIPELINE_UP_TO:
-            super().insert_last(connection, gathered)
+            super().commit_rows(engine, gathered)
             return
-        # All statements and the commit in one round trip.
-        driver = cast("psycopg.Connection[Any]", connection.connection.driver_connection)
-        with driver.pipeline(), driver.cursor() as cursor:
-            for statement, rows in gathered.items():
-                for sql, parameters in self._inserts(statement, rows):
-                    cursor.execute(cast("Any", sql), parameters)
-            cursor.execute("COMMIT")
+        # All of the transaction in one round trip.
+        with engine.connect() as connection:
+            driver = cast("psycopg.Connection[Any]", connection.connection.driver_connection)
+            with driver.pipeline(), driver.cursor() as cursor:
+                cursor.execute(_WAIT)
+                for statement, rows in gathered.items():
+                    for sql, parameters in self._inserts(statement, rows):
+                        cursor.execute(cast("Any", sql), parameters)
+                cursor.execute("COMMIT")
 
     def now(self) -> ColumnElement[float]:
         return func.extract("epoch", func.clock_timestamp()).cast(Double)

@@ -20,9 +20,8 @@ if TYPE_CHECKING:
 
     from checkpoints.dialects.base import Row, Settings, Statement
 
-# A transaction with this execution option takes the write lock at its start. One that begins as a reader and
-# writes later fails at once, without waiting, when another process wrote in between.
-_WRITES = {"checkpoints_writes": True}
+_BEGIN = "checkpoints_begin"
+"""The execution option that tells how a transaction begins; "" for single queries."""
 
 # The whole database refuses, not one row: trying the callers one by one would not help any of them.
 _FATAL = {
@@ -72,8 +71,9 @@ class SQLite(Dialect):
             cursor.close()
 
         def on_begin(connection: Connection) -> None:
-            writes = connection.get_execution_options().keys() >= _WRITES.keys()
-            connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+            begin = connection.get_execution_options().get(_BEGIN, "BEGIN")
+            if begin:
+                connection.exec_driver_sql(begin)
 
         event.listen(engine, "connect", on_connect)
         event.listen(engine, "begin", on_begin)
@@ -98,7 +98,12 @@ class SQLite(Dialect):
         """The write lock is held already."""
 
     def writing(self, engine: Engine) -> Engine:
-        return engine.execution_options(**_WRITES)
+        # With the write lock from the start: a transaction that begins as a reader and writes later fails at once,
+        # without waiting, when another process wrote in between.
+        return engine.execution_options(**{_BEGIN: "BEGIN IMMEDIATE"})
+
+    def reading(self, engine: Engine) -> Engine:
+        return engine.execution_options(**{_BEGIN: ""})
 
     def key_type(self, length: int) -> TypeEngine[str]:  # noqa: ARG002 - text has no limit here
         return Text()
@@ -107,13 +112,18 @@ class SQLite(Dialect):
         # The key is most of these rows, so they live in the key's own tree rather than in a second one.
         return {"sqlite_with_rowid": False}
 
-    def insert_last(self, connection: Connection, gathered: Mapping[Statement, Sequence[Row]]) -> None:
+    def commit_rows(self, engine: Engine, gathered: Mapping[Statement, Sequence[Row]]) -> None:
         # Past SQLAlchemy, which would take as long for a small transaction as the disk does.
-        driver = cast("sqlite3.Connection", connection.connection.driver_connection)
-        for statement, rows in gathered.items():
-            for sql, parameters in self._inserts(statement, rows):
-                driver.execute(sql, parameters)
-        driver.execute("COMMIT")
+        pooled = engine.raw_connection()
+        try:
+            driver = cast("sqlite3.Connection", pooled.driver_connection)
+            driver.execute("BEGIN IMMEDIATE")
+            for statement, rows in gathered.items():
+                for sql, parameters in self._inserts(statement, rows):
+                    driver.execute(sql, parameters)
+            driver.execute("COMMIT")
+        finally:
+            pooled.close()  # and roll back what is not committed
 
     def decoded(self, table: Table, rows: Sequence[Any]) -> Sequence[Any]:  # noqa: ARG002 - keys are text already
         return rows
