@@ -19,7 +19,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, select, tuple_
+from sqlalchemy import Connection
 
 from checkpoints.dialects import Row, Statement
 from checkpoints.errors import (
@@ -289,10 +289,7 @@ class Writer:
         fences = {job.work.fence for job in jobs if isinstance(job.work, Rows) and job.work.fence is not None}
         if not fences:
             return
-        c = self._schema.leases.c
-        wanted = tuple_(c.thread_id, c.owner, c.epoch).in_(fences)
-        query = select(c.thread_id, c.owner, c.epoch).where(wanted).with_for_update(read=True)
-        held = {tuple(row) for row in connection.execute(query)}
+        held = self._dialect.held_leases(connection, self._schema.leases, list(fences))
         for thread_id, owner, _ in fences - held:
             raise Fenced(thread_id, owner)
 

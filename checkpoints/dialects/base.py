@@ -77,6 +77,7 @@ class Dialect(ABC):
     placeholder: ClassVar[str] = "%s"
     values_row: str = ""
     nested_loop: ClassVar[str] = "JOIN"
+    for_share: ClassVar[str] = "FOR SHARE"
     rows_at_once: ClassVar[int] = 200  # a statement for more takes much memory, and gains nothing
     has_schemas: ClassVar[bool] = True
 
@@ -191,6 +192,17 @@ class Dialect(ABC):
             self.begin(connection)
             for statement, rows in gathered.items():
                 self.insert(connection, statement, rows)
+
+    def held_leases(
+        self, connection: Connection, table: Table, leases: Sequence[tuple[str, str, int]]
+    ) -> set[tuple[str, str, int]]:
+        """Those of these leases (thread, owner, epoch) that are in force, and stay so until the transaction ends."""
+        one = f"(thread_id = {self.placeholder} AND owner = {self.placeholder} AND epoch = {self.placeholder})"
+        where = " OR ".join([one] * len(leases))
+        query = f"SELECT thread_id, owner, epoch FROM {self._quoted(table)} WHERE {where} {self.for_share}"
+        parameters = [(self.key(thread_id), self.key(owner), epoch) for thread_id, owner, epoch in leases]
+        rows = connection.exec_driver_sql(query, tuple(chain.from_iterable(parameters)))
+        return {(self.unkey(thread_id), self.unkey(owner), epoch) for thread_id, owner, epoch in rows}
 
     def delete_newest_first(self, connection: Connection, table: Table, thread_id: str) -> None:
         """Delete the rows of a thread that may refer to one another."""

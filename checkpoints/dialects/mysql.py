@@ -60,6 +60,7 @@ class MySQL(Dialect):
 
     name = "mysql"
     error = (*Dialect.error, pymysql.MySQLError)
+    for_share = "LOCK IN SHARE MODE"  # what both call it
 
     def __init__(self, *, is_mariadb: bool) -> None:
         # The one is not asked for its name before the first connection; a URL that says "mariadb" is believed.

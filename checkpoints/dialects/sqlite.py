@@ -47,6 +47,7 @@ class SQLite(Dialect):
     error = (*Dialect.error, sqlite3.Error)
     placeholder = "?"
     nested_loop = "CROSS JOIN"  # makes the keys the outer loop; else the whole table is scanned for them
+    for_share = ""  # the transaction has the only lock there is
     has_schemas = False
 
     def make_engine(self, url: URL, settings: Settings) -> Engine:
