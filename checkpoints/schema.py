@@ -103,16 +103,26 @@ class Schema:
         self.put_item = dialect.statement(self.items, replace=True)
 
     def _make_tables(self) -> None:
-        prefix, blob, ascii_text = self.prefix, self.dialect.blob_type, self.dialect.text_type
-        options = self.dialect.table_options()
-        self.version = Table(
+        # Blobs stand last in each: what is before them is read without them.
+        self.version = self._version_table()
+        self.checkpoints = self._checkpoints_table()
+        self.values = self._values_table()
+        self.writes = self._writes_table()
+        self.leases = self._leases_table()
+        self.items = self._items_table()
+
+    def _version_table(self) -> Table:
+        prefix = self.prefix
+        return Table(
             f"{prefix}version",
             self._tables,
             Column("id", Integer, primary_key=True, autoincrement=False),
             Column("version", Integer, nullable=False),
         )
-        # Blobs stand last: what is before them is read without them.
-        self.checkpoints = Table(
+
+    def _checkpoints_table(self) -> Table:
+        prefix = self.prefix
+        return Table(
             f"{prefix}checkpoints",
             self._tables,
             self._key("thread_id"),
@@ -122,8 +132,8 @@ class Schema:
             self._text("run_id"),
             Column("created", BigInteger, nullable=False),  # milliseconds since 1970, UTC
             *self._proof(),
-            Column("metadata", ascii_text(), nullable=False),
-            Column("body", blob(), nullable=False),
+            Column("metadata", self.dialect.text_type(), nullable=False),
+            Column("body", self.dialect.blob_type(), nullable=False),
             Index(f"{prefix}checkpoints_newest", "checkpoint_ns", "checkpoint_id"),
             Index(
                 f"{prefix}checkpoints_run",
@@ -131,10 +141,13 @@ class Schema:
                 sqlite_where=text("run_id IS NOT NULL"),
                 postgresql_where=text("run_id IS NOT NULL"),
             ),
-            **options,
+            **self.dialect.table_options(),
         )
+
+    def _values_table(self) -> Table:
+        prefix = self.prefix
         value_key = ("thread_id", "checkpoint_ns", "channel")
-        self.values = Table(
+        return Table(
             f"{prefix}values",
             self._tables,
             *(self._key(name) for name in value_key),
@@ -143,7 +156,7 @@ class Schema:
             Column("depth", Integer, nullable=False),  # how many deltas are applied to get the value
             Column("size", BigInteger, nullable=False),  # of the value, in bytes
             *self._proof(),
-            Column("value", blob(), nullable=False),
+            Column("value", self.dialect.blob_type(), nullable=False),
             # So that no base can vanish under a delta, whichever process deletes or adds.
             ForeignKeyConstraint(
                 [*value_key, "base"],
@@ -157,9 +170,12 @@ class Schema:
                 sqlite_where=text("base IS NOT NULL"),
                 postgresql_where=text("base IS NOT NULL"),
             ),
-            **options,
+            **self.dialect.table_options(),
         )
-        self.writes = Table(
+
+    def _writes_table(self) -> Table:
+        prefix = self.prefix
+        return Table(
             f"{prefix}writes",
             self._tables,
             self._key("thread_id"),
@@ -170,10 +186,13 @@ class Schema:
             self._text("task_path", nullable=False),
             self._text("channel", nullable=False),
             *self._proof(),
-            Column("value", blob(), nullable=False),
-            **options,
+            Column("value", self.dialect.blob_type(), nullable=False),
+            **self.dialect.table_options(),
         )
-        self.leases = Table(
+
+    def _leases_table(self) -> Table:
+        prefix = self.prefix
+        return Table(
             f"{prefix}leases",
             self._tables,
             self._key("thread_id"),
@@ -181,7 +200,10 @@ class Schema:
             Column("epoch", BigInteger, nullable=False),
             Column("expires", Double, nullable=False),
         )
-        self.items = Table(
+
+    def _items_table(self) -> Table:
+        prefix = self.prefix
+        return Table(
             f"{prefix}items",
             self._tables,
             self._key("namespace"),
@@ -191,7 +213,7 @@ class Schema:
             Column("expires", BigInteger),
             Column("ttl", BigInteger),  # milliseconds from a use of the item to when it expires
             *self._proof(),
-            Column("value", blob(), nullable=False),
+            Column("value", self.dialect.blob_type(), nullable=False),
             Index(f"{prefix}items_expires", "expires"),
         )
 
