@@ -21,7 +21,8 @@ if TYPE_CHECKING:
         WorkflowNotFound,
     )
     from orchestra.planning import Planner
-    from orchestra.runs import Orchestra, Outcome, Run, RunInfo, RunState
+    from orchestra.runs import Orchestra, Run
+    from orchestra.snapshots import Comparison, History, Moment, Outcome, RunInfo, RunState
     from orchestra.tasks import Assignment, Attempt, Plan, Result, Review, Status, Task
     from orchestra.workflow import Workflow
 
@@ -42,7 +43,8 @@ _HOMES = {
         "WorkflowNotFound",
     ),
     "orchestra.planning": ("Planner",),
-    "orchestra.runs": ("Orchestra", "Outcome", "Run", "RunInfo", "RunState"),
+    "orchestra.runs": ("Orchestra", "Run"),
+    "orchestra.snapshots": ("Comparison", "History", "Moment", "Outcome", "RunInfo", "RunState"),
     "orchestra.tasks": ("Assignment", "Attempt", "Plan", "Result", "Review", "Status", "Task"),
     "orchestra.workflow": ("Workflow",),
 }
@@ -54,6 +56,9 @@ __all__ = [  # pyright: ignore[reportUnsupportedDunderAll] -- resolved by __geta
     "Assignment",
     "Attempt",
     "Capability",
+    "Comparison",
+    "History",
+    "Moment",
     "Orchestra",
     "OrchestraError",
     "Outcome",

@@ -24,7 +24,8 @@ from orchestra.errors import OrchestraError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from orchestra.runs import Orchestra, Outcome, Run, RunInfo
+    from orchestra.runs import Orchestra, Run
+    from orchestra.snapshots import Outcome, RunInfo
 
 DONE, FAILED, USAGE, WAITING, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -161,7 +162,7 @@ def _print_json(value: Any, file: TextIO | None = None) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     from orchestra.references import load
-    from orchestra.show.terminal import clean
+    from orchestra.show.theme import clean
 
     workflow = load(arguments.graph)
     request = arguments.request or workflow.example
@@ -181,7 +182,7 @@ def _run(arguments: argparse.Namespace) -> int:
 def _resume(arguments: argparse.Namespace) -> int:
     from orchestra.maintenance import must_exist
     from orchestra.references import load
-    from orchestra.runs import RunState
+    from orchestra.snapshots import RunState
 
     must_exist(arguments.db)
 
@@ -245,8 +246,9 @@ class _Stopping:
 def _report(
     arguments: argparse.Namespace, console: Console, thread: str, outcome: Outcome | None, info: RunInfo
 ) -> int:
-    from orchestra.runs import RunState
-    from orchestra.show.terminal import answer, clean
+    from orchestra.show.terminal import answer
+    from orchestra.show.theme import clean
+    from orchestra.snapshots import RunState
 
     if arguments.json:
         _print_json(_as_json(info), file=sys.__stdout__)
@@ -277,7 +279,7 @@ def _report(
 
 
 def _report_finished(arguments: argparse.Namespace, console: Console, info: RunInfo) -> int:
-    from orchestra.runs import RunState
+    from orchestra.snapshots import RunState
 
     _tell(arguments, console, f"Thread {info.thread_id} is finished; nothing is left to resume.")
     if info.state is RunState.FAILED or arguments.json:
@@ -300,7 +302,7 @@ def _as_json(info: RunInfo) -> dict[str, Any]:
         "request": info.request,
         "since": info.since.isoformat(),
         "plan": info.plan.model_dump(mode="json") if info.plan else None,
-        "results": dict(info.results),
+        "results": dict(info.raw),
         "answer": info.answer,
         "questions": [{"id": question.id, "value": question.value} for question in info.questions],
     }
@@ -330,7 +332,8 @@ def _runs_list(arguments: argparse.Namespace) -> int:
 def _runs_show(arguments: argparse.Namespace) -> int:
     from orchestra.maintenance import must_exist
     from orchestra.runs import Orchestra
-    from orchestra.show.terminal import answer, clean, results_table, runs_table
+    from orchestra.show.terminal import answer, results_table, runs_table
+    from orchestra.show.theme import clean
 
     must_exist(arguments.db)
 

@@ -9,9 +9,7 @@ import asyncio
 import contextlib
 import uuid
 from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
-from enum import StrEnum
 from types import TracebackType
 from typing import Any, Self, cast
 
@@ -26,70 +24,10 @@ from checkpoints import SQLAlchemySaver
 from orchestra.errors import ThreadNotFound, WorkflowError, WorkflowNotFound
 from orchestra.events import Event
 from orchestra.references import load
+from orchestra.snapshots import Outcome, RunInfo, RunState, state_of
 from orchestra.state import is_planned
-from orchestra.tasks import Plan, Result, Status
+from orchestra.tasks import Plan, Result
 from orchestra.workflow import Workflow
-
-
-class RunState(StrEnum):
-    """How a run stands."""
-
-    RUNNING = "running"
-    DONE = "done"
-    FAILED = "failed"
-    WAITING = "waiting"
-    STOPPED = "stopped"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """How a run ended, for now.
-
-    Attributes:
-        thread_id: Its thread.
-        state: done; failed, if a task the answer rests on did not succeed; waiting for a person; or stopped, if it
-            was drained with work left. Waiting and stopped runs can be resumed.
-        answer: What was answered; `None` unless done or failed.
-        results: Results by task id.
-        questions: Open questions, as LangGraph's interrupts.
-    """
-
-    thread_id: str
-    state: RunState
-    answer: str | None
-    results: Mapping[str, Result]
-    questions: tuple[Interrupt[Any], ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunInfo:
-    """One line of the list of runs: the newest turn of a thread.
-
-    Attributes:
-        thread_id: The thread.
-        workflow: The workflow's name.
-        reference: Where the workflow lives; empty if that is not known.
-        state: How it stands. "stopped" was cut off or drained and can be resumed.
-        request: What was asked.
-        turn: The number of the turn.
-        since: When its newest checkpoint was written.
-        plan: The plan, once there is one.
-        results: Results by task id, as JSON: reading them does not need the workflow's code.
-        answer: The answer, once there is one.
-        questions: Open questions.
-    """
-
-    thread_id: str
-    workflow: str
-    reference: str
-    state: RunState
-    request: str
-    turn: int
-    since: datetime
-    plan: Plan | None
-    results: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
-    answer: str | None = None
-    questions: tuple[Interrupt[Any], ...] = ()
 
 
 class Run:
@@ -163,9 +101,7 @@ class Run:
             drained = True
             values = (await graph.aget_state(config)).values
         results = cast("dict[str, Result]", values.get("results") or {})
-        state = _state_of(
-            values.get("plan"), results, answered=values.get("answer") is not None, asking=bool(questions)
-        )
+        state = state_of(values.get("plan"), results, answered=values.get("answer") is not None, asking=bool(questions))
         return Outcome(
             thread_id=self.thread_id,
             state=RunState.STOPPED if drained else state,
@@ -173,19 +109,6 @@ class Run:
             results=results,
             questions=questions,
         )
-
-
-def _state_of(plan: Plan | None, results: Mapping[str, Any], *, answered: bool, asking: bool) -> RunState:
-    if asking:
-        return RunState.WAITING
-    if not answered or plan is None:
-        return RunState.STOPPED
-
-    def ok(task: str) -> bool:
-        result: Any = results.get(task) or {}
-        return (result.status if isinstance(result, Result) else result.get("status")) == Status.SUCCEEDED
-
-    return RunState.DONE if all(ok(task.id) for task in plan.sinks) else RunState.FAILED
 
 
 def _as_resume(info: RunInfo, answers: Mapping[str, Any]) -> Any:
@@ -332,7 +255,7 @@ def _info(head: CheckpointTuple, busy: set[str]) -> RunInfo:
             asked[execution] = value
     questions = [question for group in asked.values() for question in group]
     answer = values.get("answer") if current else None
-    state = _state_of(plan, results, answered=answer is not None, asking=bool(questions))
+    state = state_of(plan, results, answered=answer is not None, asking=bool(questions))
     return RunInfo(
         thread_id=thread_id,
         workflow=metadata.get("workflow", "?"),
@@ -342,7 +265,7 @@ def _info(head: CheckpointTuple, busy: set[str]) -> RunInfo:
         turn=values.get("turn") or 1,
         since=datetime.fromisoformat(head.checkpoint["ts"]),
         plan=plan,
-        results=results,
+        raw=results,
         answer=answer,
         questions=tuple(questions),
     )

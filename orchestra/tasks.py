@@ -15,6 +15,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from orchestra.errors import PlanError, TaskUnsuccessful
+from orchestra.shown import Shown
 
 
 def now() -> datetime:
@@ -44,7 +45,7 @@ class Task(BaseModel):
     optional: frozenset[str] = frozenset()
 
 
-class Plan(BaseModel):
+class Plan(Shown, BaseModel):
     """An acyclic graph of tasks.
 
     Attributes:
@@ -189,7 +190,7 @@ class Attempt(BaseModel):
     error: str | None = None
 
 
-class Result(BaseModel):
+class Result(Shown, BaseModel):
     """How a task ended.
 
     Attributes:

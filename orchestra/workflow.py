@@ -21,6 +21,7 @@ from orchestra.errors import WorkflowError
 from orchestra.graph import CompiledWorkflow
 from orchestra.planning import Planner, check_plan, plan_from_edges, plan_from_types
 from orchestra.routing import Embed, Router
+from orchestra.shown import Shown
 from orchestra.state import make_schema
 from orchestra.supervisor import Supervisor
 from orchestra.tasknode import TaskNode
@@ -29,7 +30,7 @@ from orchestra.tasks import Plan, Review
 _RESERVED = frozenset({"supervisor", "gather"})
 
 
-class Workflow(StateGraph[Any, Any, Any, Any]):
+class Workflow(Shown, StateGraph[Any, Any, Any, Any]):
     """A team of agents and whose output flows to whom.
 
     Where there are edges, they are the information flow, and every agent that is neither a spare nor a reviewer is a
@@ -209,6 +210,16 @@ class Workflow(StateGraph[Any, Any, Any, Any]):
         file = getattr(module, "__file__", None)
         names = [name for name, value in vars(module).items() if value is self] if module and file else []
         return f"{Path(cast('str', file)).resolve()}:{names[0]}" if names else ""
+
+    @property
+    def backups(self) -> dict[str, tuple[str, ...]]:
+        """Spares by the agent they step in for, in order."""
+        return {name: tuple(spares) for name, spares in self._backups.items()}
+
+    @property
+    def reviews(self) -> dict[str, tuple[str, int]]:
+        """By whom an author's work is reviewed, and how often it may go back."""
+        return dict(self._reviews)
 
     @property
     def task_agents(self) -> list[Agent]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Self
 
 from orchestra.events import (
     AttemptFailed,
@@ -16,7 +18,28 @@ from orchestra.events import (
     TaskStarted,
     TaskWaiting,
 )
-from orchestra.tasks import Task
+from orchestra.tasks import Result, Task
+
+
+@dataclass(slots=True)
+class Bar:
+    """One attempt on one task.
+
+    Attributes:
+        agent: Who worked.
+        number: Which try of this agent it was, from 1.
+        started: When the work began.
+        ended: When it ended; `None` while it goes on.
+        outcome: "running", "suspended" (the task waits for a person or a date), or as `Attempt.outcome` says.
+        error: What went wrong, in one line.
+    """
+
+    agent: str
+    number: int
+    started: datetime
+    ended: datetime | None = None
+    outcome: str = "running"
+    error: str = ""
 
 
 @dataclass(slots=True)
@@ -32,6 +55,8 @@ class Row:
         ended: When it was settled.
         note: What a person should know besides.
         restored: Whether it was finished before this run.
+        planned: When its plan was made.
+        attempts: Every attempt so far, a reviewer's included, in the order they began.
     """
 
     path: tuple[str, ...]
@@ -42,6 +67,8 @@ class Row:
     ended: datetime | None = None
     note: str = ""
     restored: bool = False
+    planned: datetime | None = None
+    attempts: list[Bar] = field(default_factory=list[Bar])
 
     @property
     def name(self) -> str:
@@ -61,6 +88,14 @@ class Progress:
 
     _rows: dict[tuple[tuple[str, ...], str], Row] = field(default_factory=dict[tuple[tuple[str, ...], str], Row])
 
+    @classmethod
+    def of(cls, events: Iterable[Event]) -> Self:
+        """Follow all of some events."""
+        made = cls()
+        for event in events:
+            made.apply(event)
+        return made
+
     @property
     def rows(self) -> list[Row]:
         """The tasks in the plan's order, a team's own tasks below the team."""
@@ -77,8 +112,17 @@ class Progress:
 
     def waits_for(self, row: Row) -> list[str]:
         """The unsettled tasks that a pending task needs."""
-        needed = (self._rows.get((row.path, need)) for need in row.task.needs)
-        return [other.task.id for other in needed if other is not None and other.ended is None]
+        return [other.task.id for other in self.needs(row) if other.ended is None]
+
+    def needs(self, row: Row) -> list[Row]:
+        """The tasks that a task needs."""
+        return [other for need in row.task.needs if (other := self._rows.get((row.path, need))) is not None]
+
+    def ready(self, row: Row) -> datetime | None:
+        """When the last of a task's inputs was there, or its plan was made; `None` while one is missing."""
+        moments = [row.planned, *(other.ended for other in self.needs(row))]
+        known = [moment for moment in moments if moment is not None]
+        return max(known) if len(known) == len(moments) else None
 
     def apply(self, event: Event) -> Row | None:
         """Take in an event and return the row it changed, if it is about one task."""
@@ -88,6 +132,9 @@ class Progress:
         row = self._rows.get((event.path, getattr(event, "task", "").removesuffix(".review")))
         if row is None:
             return None
+        if isinstance(event, TaskStarted):
+            _cut(row, event.at, "ok")  # a reviewer begins when the draft is there
+            row.attempts.append(Bar(event.agent, event.attempt, event.at))
         match event:
             case TaskStarted() if event.task != row.task.id:
                 row.note = f"under review by {event.agent}"
@@ -97,27 +144,54 @@ class Progress:
                 row.started = row.started or event.at
             case AttemptFailed():
                 row.note = event.attempt.error or event.attempt.outcome
+                _end(row, event.attempt.agent, event.at, event.attempt.outcome, event.attempt.error or "")
                 row.state = "running" if event.retry_in is None else "retrying"
             case FellBack():
                 row.note = f"{event.from_agent} gave up: {event.reason}"
             case DraftReviewed():
                 verdict = "approved" if event.review.approved else "rejected: " + "; ".join(event.review.reasons)
                 row.note = f"round {event.round} {verdict}"
+                _end(row, event.reviewer, event.at, "ok")
             case TaskWaiting():
                 row.state = "waiting"
+                _cut(row, event.at, "suspended")
             case TaskDeferred():
                 row.state, row.note = "deferred", "left for resume"
             case TaskEnded():
                 row.state, row.agent = str(event.result.status), event.result.agent or row.agent
                 row.started = row.started or (event.result.started if event.result.attempts else None)
                 row.ended, row.note = event.result.ended, event.result.error or row.note
+                row.attempts = _bars(event.result)
             case _:
                 return None
         return row
 
     def _add(self, event: PlanReady) -> None:
         for task in event.plan.order:
-            row = self._rows.setdefault((event.path, task.id), Row(event.path, task))
+            row = self._rows.setdefault((event.path, task.id), Row(event.path, task, planned=event.at))
             if (result := event.finished.get(task.id)) is not None and row.ended is None:
                 row.state, row.agent, row.restored = str(result.status), result.agent or "", True
                 row.started, row.ended = result.started, result.ended
+                row.attempts = _bars(result)
+
+
+def _bars(result: Result) -> list[Bar]:
+    return [
+        Bar(a.agent, a.number, a.started, a.started + timedelta(seconds=a.seconds), a.outcome, a.error or "")
+        for a in result.attempts
+    ]
+
+
+def _end(row: Row, agent: str, at: datetime, outcome: str, error: str = "") -> None:
+    """Close the agent's last open attempt."""
+    for bar in reversed(row.attempts):
+        if bar.agent == agent and bar.ended is None:
+            bar.ended, bar.outcome, bar.error = at, outcome, error
+            return
+
+
+def _cut(row: Row, at: datetime, outcome: str) -> None:
+    """Close what is open."""
+    for bar in row.attempts:
+        if bar.ended is None:
+            bar.ended, bar.outcome = at, outcome

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
 from rich.console import Console
 from rich.live import Live
@@ -24,8 +23,10 @@ from orchestra.events import (
     TaskStarted,
     TaskWaiting,
 )
-from orchestra.runs import RunInfo
 from orchestra.show.progress import Progress, Row
+from orchestra.show.theme import SIGNS, clean, duration, one_line
+from orchestra.snapshots import RunInfo
+from orchestra.tasks import Result
 
 PIPE_WIDTH = 240
 """Characters per line where there is no terminal."""
@@ -33,38 +34,22 @@ PIPE_WIDTH = 240
 _SHOWN_FIRST = 30
 """Rows of the live table at most; a plan of thousands is summed up."""
 
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-"""Control characters but tab and newline: what agents and documents wrote must not steer the terminal."""
-
-# A sign and a word for each state: colour alone tells some people nothing.
-_SIGNS = {
-    "pending": ("·", "dim"),
-    "running": ("▶", "cyan"),
-    "retrying": ("↻", "yellow"),
-    "waiting": ("?", "magenta"),
-    "deferred": ("‖", "yellow"),
-    "stopped": ("‖", "yellow"),
-    "succeeded": ("✓", "green"),
-    "done": ("✓", "green"),
-    "failed": ("✗", "red"),
-    "skipped": ("-", "yellow"),
+_STYLES = {
+    "pending": "dim",
+    "running": "cyan",
+    "retrying": "yellow",
+    "waiting": "magenta",
+    "deferred": "yellow",
+    "stopped": "yellow",
+    "succeeded": "green",
+    "done": "green",
+    "failed": "red",
+    "skipped": "yellow",
 }
 
 
-def clean(text: str) -> str:
-    """Text without control characters."""
-    return _CONTROL.sub("\ufffd", text)
-
-
 def _state(state: str) -> Text:
-    sign, style = _SIGNS[state]
-    return Text(f"{sign} {state}", style=style)
-
-
-def _seconds(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    return f"{seconds:.1f} s" if seconds < 90 else f"{seconds / 60:.1f} min"
+    return Text(f"{SIGNS[state]} {state}", style=_STYLES[state])
 
 
 class Display(Protocol):
@@ -162,16 +147,11 @@ class _Live:
     def _note(self, row: Row) -> Text:
         if row.state == "pending" and (waits := self._progress.waits_for(row)):
             return Text(f"waits for {', '.join(waits[:4])}{' …' if len(waits) > 4 else ''}", style="dim")
-        return Text(_one_line(row.note), style="dim")
-
-
-def _one_line(text: str, width: int = 110) -> str:
-    text = " ".join(clean(text).split())
-    return text if len(text) <= width else text[: width - 1] + "…"
+        return Text(one_line(row.note), style="dim")
 
 
 def _time(row: Row, at: datetime) -> str:
-    return "earlier" if row.restored else _seconds(row.seconds(at))
+    return "earlier" if row.restored else duration(row.seconds(at))
 
 
 class _Plain:
@@ -200,10 +180,10 @@ class _Plain:
         elif row is not None and isinstance(
             event, (TaskStarted, TaskEnded, TaskWaiting, TaskDeferred, FellBack, DraftReviewed)
         ):
-            note = f"  {_one_line(row.note)}" if row.note else ""
-            took = f"  {_seconds(row.seconds(event.at))}" if isinstance(event, TaskEnded) else ""
+            note = f"  {one_line(row.note)}" if row.note else ""
+            took = f"  {duration(row.seconds(event.at))}" if isinstance(event, TaskEnded) else ""
             agent = f"  by {row.agent}" if row.agent and row.agent != row.task.id else ""
-            sign = _SIGNS[row.state][0]
+            sign = SIGNS[row.state]
             what = "reviewed" if isinstance(event, DraftReviewed) else row.state
             if isinstance(event, FellBack):
                 what, agent = "fell back", f"  to {event.to_agent}"
@@ -233,14 +213,14 @@ def runs_table(infos: Iterable[RunInfo]) -> Table:
     for info in infos:
         total = len(info.plan.tasks) if info.plan else 0
         since = info.since.astimezone().strftime("%Y-%m-%d %H:%M:%S")
-        done = f"{len(info.results)}/{total}" if total else ""
+        done = f"{len(info.raw)}/{total}" if total else ""
         table.add_row(
             Text(clean(info.thread_id)),
             Text(clean(info.workflow)),
             _state(str(info.state)),
             done,
             since,
-            Text(_one_line(info.request, 70)),
+            Text(one_line(info.request, 70)),
         )
     return table
 
@@ -251,19 +231,19 @@ def results_table(info: RunInfo) -> Table:
     for title in ("state", "task", "agent", "attempts", "time", "note"):
         table.add_column(title, header_style="dim", no_wrap=title != "note")
     for task in info.plan.order if info.plan else ():
-        result: dict[str, Any] = dict(info.results.get(task.id) or {})
-        attempts: list[dict[str, Any]] = result.get("attempts") or []
-        notes = [str(result["error"])] if result.get("error") else []
-        notes += [f"{a['agent']}: {a['error']}" for a in attempts if a.get("error") and not result.get("error")]
-        reviews: list[dict[str, Any]] = result.get("reviews") or []
-        notes += [f"review: {'approved' if r['approved'] else '; '.join(r['reasons'])}" for r in reviews]
-        seconds = sum(a["seconds"] for a in attempts) if attempts else None
+        result = info.results.get(task.id)
         table.add_row(
-            _state(result.get("status", "pending")),
+            _state(str(result.status) if result else "waiting" if task.id in info.waiting else "pending"),
             Text(clean(task.id)),
-            Text(clean(result.get("agent") or "")),
-            str(len(attempts) or ""),
-            _seconds(seconds),
-            Text(_one_line("; ".join(notes), 160)),
+            Text(clean((result and result.agent) or "")),
+            str(len(result.attempts) or "") if result else "",
+            duration(sum(a.seconds for a in result.attempts)) if result and result.attempts else "",
+            Text(one_line("; ".join(notes(result)), 160) if result else ""),
         )
     return table
+
+
+def notes(result: Result) -> list[str]:
+    """What a person should know of how a task went."""
+    said = [result.error] if result.error else [f"{a.agent}: {a.error}" for a in result.attempts if a.error]
+    return said + [f"review: {'approved' if r.approved else '; '.join(r.reasons)}" for r in result.reviews]

@@ -55,7 +55,7 @@ async def test_start_await_and_read_back(database: str) -> None:
     async with Orchestra(database) as orchestra:
         info = await orchestra.info("t")
         assert (info.state, info.answer, info.workflow, info.turn) == (RunState.DONE, "3 letters", "letters", 1)
-        assert info.results["first"]["output"] == 3
+        assert info.results["first"].output == 3
         await (await orchestra.start(flow, "abcd", thread_id="t"))
         (info,) = await orchestra.runs()
         assert (info.turn, info.answer, info.request) == (2, "4 letters", "abcd")
