@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from langgraph.checkpoint.base import CheckpointTuple, writes_sort_key
@@ -15,7 +17,7 @@ from checkpoints.frames import Unframer
 from checkpoints.rows import Damaged
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from langchain_core.runnables import RunnableConfig
     from sqlalchemy import Column, ColumnElement, Connection, Select
@@ -33,6 +35,25 @@ CheckpointKey = tuple[str, str, str]
 """Thread, namespace and id of a checkpoint."""
 
 _log = logging.getLogger("checkpoints")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heads:
+    """Which newest checkpoints are wanted.
+
+    Attributes:
+        limit: How many at most.
+        thread_id: Of this thread only.
+        filter: What their metadata must hold.
+        before: Only those that come after this one in the list: its id and its thread's.
+        nested: Of all namespaces but the root one, instead of the root one.
+    """
+
+    limit: int | None = None
+    thread_id: str | None = None
+    filter: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    before: tuple[str, str] | None = None
+    nested: bool = False
 
 
 class Reader:
@@ -74,25 +95,31 @@ class Reader:
                 rows = parent or connection.execute(before.order_by(table.c.checkpoint_id.desc()).limit(1)).all()
         return None
 
-    def heads(self, connection: Connection, limit: int | None, thread_id: str | None) -> list[CheckpointTuple]:
-        """The newest checkpoint of each thread's root namespace, newest first."""
+    def heads(self, connection: Connection, wanted: Heads) -> list[CheckpointTuple]:
+        """The newest checkpoint of each thread's root namespace, newest first; or of the namespaces below it."""
         table = self._schema.checkpoints
         newer = table.alias("newer")
-        same_thread = and_(newer.c.thread_id == table.c.thread_id, newer.c.checkpoint_ns == "")
+        same = and_(newer.c.thread_id == table.c.thread_id, newer.c.checkpoint_ns == table.c.checkpoint_ns)
+        newest = not_(select(newer.c.thread_id).where(same, newer.c.checkpoint_id > table.c.checkpoint_id).exists())
         query = (
             select(table)
-            .where(
-                table.c.checkpoint_ns == "",
-                not_(
-                    select(newer.c.thread_id).where(same_thread, newer.c.checkpoint_id > table.c.checkpoint_id).exists()
-                ),
-            )
-            .order_by(table.c.checkpoint_id.desc(), table.c.thread_id)
-            .limit(limit)
+            .where(table.c.checkpoint_ns != "" if wanted.nested else table.c.checkpoint_ns == "", newest)
+            .order_by(table.c.checkpoint_id.desc(), table.c.thread_id.desc())
         )
-        if thread_id is not None:
-            query = query.where(table.c.thread_id == thread_id)
-        return self.assemble(connection, connection.execute(query).all())
+        if wanted.thread_id is not None:
+            query = query.where(table.c.thread_id == wanted.thread_id)
+        if self.codec.sealer.encryption is None:
+            query = query.where(*(may_have(table.c.metadata, key, value) for key, value in wanted.filter.items()))
+        found: list[CheckpointTuple] = []
+        before = wanted.before
+        while True:
+            size = None if wanted.limit is None else wanted.limit - len(found)
+            page = query if before is None else query.where(tuple_(table.c.checkpoint_id, table.c.thread_id) < before)
+            rows = connection.execute(page.limit(size)).all()
+            found += [head for head in self.assemble(connection, rows) if matches(head.metadata, wanted.filter)]
+            if size is None or len(rows) < size or len(found) == wanted.limit:
+                return found
+            before = (rows[-1].checkpoint_id, rows[-1].thread_id)
 
     def assemble(self, connection: Connection, rows: Sequence[Any], *, newest: bool = False) -> list[CheckpointTuple]:
         """Rows of the checkpoints table, completed with their values and their writes.
@@ -195,7 +222,7 @@ class Search:
             place = tuple_(c.checkpoint_id, c.thread_id, c.checkpoint_ns)
             query = query.where(place < (checkpoint_id, thread_id, checkpoint_ns))
         rows = connection.execute(query).all()
-        found = [item for item in self._reader.assemble(connection, rows) if self._matches(item.metadata)]
+        found = [item for item in self._reader.assemble(connection, rows) if matches(item.metadata, self._filter)]
         if rows:
             self._last = checkpoint_key(rows[-1])
         if self._remaining is not None:
@@ -222,9 +249,11 @@ class Search:
             query = query.where(*(may_have(table.c.metadata, key, value) for key, value in self._filter.items()))
         return query
 
-    def _matches(self, metadata: Any) -> bool:
-        found = cast("Mapping[str, Any]", metadata)
-        return all(found.get(key) == value for key, value in self._filter.items())
+
+def matches(metadata: Any, wanted: Mapping[str, Any]) -> bool:
+    """Whether metadata hold all that is wanted."""
+    found = cast("Mapping[str, Any]", metadata)
+    return all(found.get(key) == value for key, value in wanted.items())
 
 
 def may_have(column: Column[str], key: str, value: Any) -> ColumnElement[bool]:

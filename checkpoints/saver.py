@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
 
@@ -14,14 +14,14 @@ from checkpoints.codec import Codec, address, make_config
 from checkpoints.database import Database, Options
 from checkpoints.keeping import Keeping
 from checkpoints.leases import Leasing
-from checkpoints.reader import Reader, Search
+from checkpoints.reader import Heads, Reader, Search
 from checkpoints.serializer import StrictSerializer
 from checkpoints.writer import Rows
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Generator, Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
-    from typing import Self
+    from typing import Self, Unpack
 
     from langchain_core.runnables import RunnableConfig
     from langgraph.checkpoint.base import (
@@ -38,6 +38,28 @@ if TYPE_CHECKING:
     from checkpoints.encryption import Encryption
     from checkpoints.leases import Lease
     from checkpoints.writer import Call, Fence
+
+
+class Wanted(TypedDict, total=False):
+    """Which heads are wanted; see `SQLAlchemySaver.heads`."""
+
+    limit: int | None
+    thread_id: str | None
+    filter: Mapping[str, Any]
+    before: CheckpointTuple | None
+    nested: bool
+
+
+def _heads(wanted: Wanted) -> Heads:
+    last = wanted.get("before")
+    where = last.config.get("configurable", {}) if last else {}
+    return Heads(
+        limit=wanted.get("limit"),
+        thread_id=wanted.get("thread_id"),
+        filter=wanted.get("filter") or {},
+        before=(where["checkpoint_id"], where["thread_id"]) if last else None,
+        nested=wanted.get("nested", False),
+    )
 
 
 class SQLAlchemySaver(Leasing, Keeping, BaseCheckpointSaver[str]):
@@ -186,18 +208,19 @@ class SQLAlchemySaver(Leasing, Keeping, BaseCheckpointSaver[str]):
             for found in await self._database.aread(search.page):
                 yield found
 
-    def heads(self, limit: int | None = None, thread_id: str | None = None) -> Sequence[CheckpointTuple]:
+    def heads(self, **wanted: Unpack[Wanted]) -> Sequence[CheckpointTuple]:
         """The newest checkpoint of each thread's root namespace, newest thread first.
 
         Args:
-            limit: How many threads at most.
-            thread_id: Only this thread.
+            wanted: ``limit``, how many at most; ``thread_id``, only this thread; ``filter``, what their metadata must
+                hold; ``before``, the head (as it was returned) after which the list goes on; ``nested=True`` for the
+                namespaces below the root one instead.
         """
-        return self._database.read(partial(self._reader.heads, limit=limit, thread_id=thread_id))
+        return self._database.read(partial(self._reader.heads, wanted=_heads(wanted)))
 
-    async def aheads(self, limit: int | None = None, thread_id: str | None = None) -> Sequence[CheckpointTuple]:
+    async def aheads(self, **wanted: Unpack[Wanted]) -> Sequence[CheckpointTuple]:
         """`heads` without blocking the event loop."""
-        return await self._database.aread(partial(self._reader.heads, limit=limit, thread_id=thread_id))
+        return await self._database.aread(partial(self._reader.heads, wanted=_heads(wanted)))
 
     def get_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]

@@ -20,10 +20,13 @@ if TYPE_CHECKING:
         WorkflowError,
         WorkflowNotFound,
     )
+    from orchestra.memory import Memory
     from orchestra.planning import Planner
-    from orchestra.runs import Orchestra, Run
-    from orchestra.snapshots import Comparison, History, Moment, Outcome, RunInfo, RunState
-    from orchestra.tasks import Assignment, Attempt, Plan, Result, Review, Status, Task
+    from orchestra.run import Run
+    from orchestra.runs import Orchestra, Ticked
+    from orchestra.snapshots import Comparison, History, Moment, Outcome, RunInfo, RunList, RunState
+    from orchestra.tasks import Assignment, Attempt, Memo, Plan, Result, Review, Status, Task
+    from orchestra.timers import ask, wait_for, wait_until
     from orchestra.workflow import Workflow
 
 # Imported when first asked for: importing LangGraph takes most of a second, and `orchestra --help` needs none of it.
@@ -42,10 +45,13 @@ _HOMES = {
         "WorkflowError",
         "WorkflowNotFound",
     ),
+    "orchestra.memory": ("Memory",),
     "orchestra.planning": ("Planner",),
-    "orchestra.runs": ("Orchestra", "Run"),
-    "orchestra.snapshots": ("Comparison", "History", "Moment", "Outcome", "RunInfo", "RunState"),
-    "orchestra.tasks": ("Assignment", "Attempt", "Plan", "Result", "Review", "Status", "Task"),
+    "orchestra.run": ("Run",),
+    "orchestra.runs": ("Orchestra", "Ticked"),
+    "orchestra.snapshots": ("Comparison", "History", "Moment", "Outcome", "RunInfo", "RunList", "RunState"),
+    "orchestra.tasks": ("Assignment", "Attempt", "Memo", "Plan", "Result", "Review", "Status", "Task"),
+    "orchestra.timers": ("ask", "wait_for", "wait_until"),
     "orchestra.workflow": ("Workflow",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -58,6 +64,8 @@ __all__ = [  # pyright: ignore[reportUnsupportedDunderAll] -- resolved by __geta
     "Capability",
     "Comparison",
     "History",
+    "Memo",
+    "Memory",
     "Moment",
     "Orchestra",
     "OrchestraError",
@@ -70,6 +78,7 @@ __all__ = [  # pyright: ignore[reportUnsupportedDunderAll] -- resolved by __geta
     "Review",
     "Run",
     "RunInfo",
+    "RunList",
     "RunState",
     "Status",
     "Task",
@@ -78,10 +87,14 @@ __all__ = [  # pyright: ignore[reportUnsupportedDunderAll] -- resolved by __geta
     "ThreadError",
     "ThreadNotFound",
     "ThreadWaiting",
+    "Ticked",
     "Workflow",
     "WorkflowError",
     "WorkflowNotFound",
     "agent",
+    "ask",
+    "wait_for",
+    "wait_until",
 ]
 
 

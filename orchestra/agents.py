@@ -3,7 +3,9 @@
 An agent's `run` is a sync or async function, a LangChain Runnable, a compiled LangGraph graph, or a `Workflow` (a
 team). The return annotation of a function is its output type; a parameter annotated `Assignment` receives the
 assignment; a parameter annotated with another agent's output type receives that output; one annotated `list[T]`
-receives the outputs of all needed tasks that produce `T`; `T | None` can do without.
+receives the outputs of all needed tasks that produce `T`; `T | None` can do without. A function that also updates
+keys of the workflow's own state returns `(output, Command(update={...}))`, with LangGraph's `Command`, and is annotated
+`-> tuple[T, Command]`.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from typing import (
 )
 
 from langchain_core.runnables import Runnable
-from langgraph.types import RetryPolicy
+from langgraph.types import Command, RetryPolicy
 from pydantic import TypeAdapter
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 
@@ -283,7 +285,15 @@ def _read_contract(
         has_default = parameter.default is not parameter.empty
         bare = _without_none(wanted)
         parameters.append(Parameter(parameter.name, bare, has_default or bare is not wanted, has_default))
-    return tuple(parameters), hints.get("return")
+    return tuple(parameters), _output_of(hints.get("return"))
+
+
+def _output_of(annotation: Any) -> Any:
+    """`T` for `tuple[T, Command]`, which says that the function also updates the state, else the annotation itself."""
+    args = get_args(annotation)
+    if get_origin(annotation) is tuple and len(args) == 2 and (get_origin(args[1]) or args[1]) is Command:
+        return args[0]
+    return annotation
 
 
 def _without_none(annotation: Any) -> Any:

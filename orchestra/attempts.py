@@ -21,9 +21,10 @@ from langchain_core.language_models import BaseLanguageModel
 from langchain_core.messages import BaseMessage, HumanMessage
 from langchain_core.runnables import Runnable, RunnableConfig
 from langgraph.errors import GraphBubbleUp, GraphInterrupt
-from langgraph.types import RetryPolicy
+from langgraph.types import Command, RetryPolicy
 
 from orchestra.agents import Agent, Binding, bind
+from orchestra.dataflow import Updates
 from orchestra.errors import (
     AgentError,
     AttemptTimeout,
@@ -34,7 +35,7 @@ from orchestra.errors import (
 )
 from orchestra.events import AttemptFailed, DraftReviewed, Event, FellBack, TaskStarted
 from orchestra.outputs import decode, deliver, encode, text_of
-from orchestra.tasks import Assignment, Attempt, Result, Review, Status, Task, now
+from orchestra.tasks import Assignment, Attempt, Memo, Result, Review, Status, Task, now
 
 _THREADS = 128
 """Threads for one blocking agent without a limit of its own; more would cost more than they gain."""
@@ -95,6 +96,9 @@ class Job:
         call_team: Runs a team once.
         review: The declared review, if any.
         journal: The durable record of attempts.
+        check_updates: Raises for updates of the state that can't be made.
+        updates: What the task, and a review of it, write to the user's own keys of the state, by task.
+        memos: What is to be remembered of the user.
     """
 
     task: Task
@@ -106,9 +110,12 @@ class Job:
     ready: Callable[[], None]
     call_team: Callable[[Agent, Assignment, Mapping[str, Any]], Awaitable[Any]]
     journal: Journal
+    check_updates: Callable[[Updates], None]
     review: Reviewing | None = None
     attempts: list[Attempt] = field(default_factory=list[Attempt])
     reviews: list[Review] = field(default_factory=list[Review])
+    updates: dict[str, Updates] = field(default_factory=dict[str, Updates])
+    memos: list[Memo] = field(default_factory=list[Memo])
 
 
 async def carry_out(job: Job) -> Result:
@@ -260,13 +267,18 @@ async def _one_attempt(
         if agent.max_crashes is not None:
             await job.journal.started(Attempt(agent=agent.name, number=number, started=started, seconds=0.0))
         job.emit(TaskStarted, {"task": job.task.id, "agent": agent.name, "attempt": number})
-        assignment = job.assignment if number == 1 else replace(job.assignment, attempt=number)
+        assignment = replace(job.assignment, attempt=number, notes=[])  # what a failed try noted is forgotten
         clock = asyncio.get_running_loop().time
         began = clock()
         output: Any = None
         error: Exception | None = None
         try:
-            output = deliver(agent, await _timed(job, agent, bindings, assignment))
+            value, updates = _parted(await _timed(job, agent, bindings, assignment))
+            output = deliver(agent, value)
+            if updates:
+                job.check_updates(updates)
+            job.updates[job.task.id] = updates
+            job.memos.extend(assignment.notes)
         except BaseException as caught:
             if (error := _failure(caught)) is None:  # the node is suspended or cancelled: no failure, and no crash
                 if agent.max_crashes is not None:
@@ -284,6 +296,20 @@ async def _one_attempt(
     if agent.max_crashes is not None:
         await job.journal.ended(attempt)
     return output, attempt, error
+
+
+def _parted(value: Any) -> tuple[Any, Updates]:
+    """What an agent returned, parted into its output and what it writes to the state beside it."""
+    pair: tuple[Any, ...] = value if type(value) is tuple else ()  # pyright: ignore[reportUnknownVariableType]
+    if isinstance(value, Command):
+        raise AgentError("it returned a Command without an output; return (output, Command(update={...}))")
+    if len(pair) != 2 or not isinstance(pair[1], Command):
+        return cast("Any", value), ()
+    command = cast("Command[Any]", pair[1])
+    if command.goto or command.resume is not None or command.graph is not None:
+        raise AgentError("its Command has more than update=; in Orchestra the plan decides what runs next")
+    update: Any = command.update or {}
+    return pair[0], tuple(dict[str, Any](update).items())
 
 
 def _failure(caught: BaseException) -> Exception | None:

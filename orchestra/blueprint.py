@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 from langchain_core.runnables import RunnableConfig
+from langgraph.channels.base import BaseChannel
 from langgraph.checkpoint.base import BaseCheckpointSaver
 
 from orchestra.agents import Agent, stands_in
 from orchestra.attempts import Reviewing
 from orchestra.dataflow import Call
 from orchestra.errors import WorkflowError
+from orchestra.outputs import own_copy
 from orchestra.planning import Planner
 from orchestra.routing import Router
 from orchestra.tasks import Plan, Task
@@ -38,6 +40,9 @@ class Blueprint:
         reviews: Declared reviews by the author's name.
         teams: Compiled graphs of the agents that are workflows.
         max_tasks: How many tasks a plan may have.
+        history: How many earlier turns agents see; `None` for all.
+        own: The user's own keys of the state, with their channels.
+        defaults: Values of keys that nobody has written yet.
     """
 
     name: str
@@ -49,6 +54,21 @@ class Blueprint:
     reviews: Mapping[str, Reviewing]
     teams: Mapping[str, Any]
     max_tasks: int
+    history: int | None
+    own: Mapping[str, BaseChannel[Any, Any, Any]]
+    defaults: Mapping[str, Any]
+
+    def own_state(self, base: Mapping[str, Any], updates: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+        """The user's own keys of the state with some updates, for one agent alone."""
+        state = {key: own_copy(value) for key, value in {**self.defaults, **base}.items()}
+        wrote: dict[str, list[Any]] = {}
+        for key, value in updates:
+            wrote.setdefault(key, []).append(value)
+        for key, values in wrote.items():
+            channel = self.own[key].from_checkpoint(state[key]) if key in state else self.own[key].copy()
+            channel.update([own_copy(value) for value in values])
+            state[key] = channel.get()
+        return state
 
     def candidates(self, task: Task) -> list[Agent]:
         """Who may do a task, best first: all deliver what whoever needs the task counts on, the first one's output."""
@@ -70,6 +90,11 @@ def call_of(config: RunnableConfig) -> Call:
     if not isinstance(call, Call):
         raise WorkflowError("A workflow's nodes run only when its compiled graph is called.")
     return call
+
+
+def user_of(config: RunnableConfig) -> str:
+    """Whose run a node belongs to; empty if nobody's."""
+    return str(config.get("configurable", {}).get("user_id") or "")
 
 
 def saver_of(config: RunnableConfig) -> BaseCheckpointSaver[Any] | None:

@@ -24,7 +24,8 @@ from orchestra.errors import OrchestraError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from orchestra.runs import Orchestra, Run
+    from orchestra.run import Run
+    from orchestra.runs import Orchestra
     from orchestra.snapshots import Outcome, RunInfo
 
 DONE, FAILED, USAGE, WAITING, INTERRUPTED = 0, 1, 2, 3, 130

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from orchestra.tasks import Plan, Result, Task
+from orchestra.tasks import Memo, Plan, Result, Task
 
 
 class Unsettled(Enum):
@@ -32,6 +32,9 @@ class Deferred(Exception):
 
 Outcome = Result | Unsettled
 
+Updates = Sequence[tuple[str, Any]]
+"""What a task writes to the user's own keys of the state: keys and values, in order."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
@@ -42,14 +45,20 @@ class Turn:
         request: What the user asked for.
         messages: The conversation so far.
         plan: The plan of the turn.
+        history: Earlier turns that agents see, as JSON.
+        state: The user's own keys of the state.
         results: What earlier supersteps of this turn have settled.
         given: Inputs from outside: what a team received from its parent.
+        memory: What is remembered of the user.
     """
 
     number: int
     request: str
     plan: Plan
     messages: Sequence[Any] = ()
+    history: Sequence[Mapping[str, Any]] = ()
+    state: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    memory: Sequence[Memo] = ()
     results: Mapping[str, Result] = field(default_factory=dict[str, Result])
     given: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
@@ -63,12 +72,14 @@ class Stored:
         results: Results written by nodes that ended.
         questions: LangGraph's interrupts, by the id of the node execution that raised them.
         notes: Journal entries, in the order they were written.
+        updates: What these nodes wrote to the user's own keys of the state, by task.
     """
 
     turn: Turn
     results: Mapping[str, Result]
     questions: Mapping[str, Sequence[Any]]
     notes: Sequence[Mapping[str, Any]]
+    updates: Mapping[str, Updates] = field(default_factory=dict[str, Updates])
 
 
 class Board:
@@ -76,24 +87,31 @@ class Board:
 
     Args:
         turn: What the tasks share.
-        stored: Results that an earlier process settled in this superstep.
+        stored: What an earlier process settled in this superstep.
         running: The tasks that are carried out now. A task that neither is nor has a result was deferred.
     """
 
-    def __init__(self, turn: Turn, stored: Mapping[str, Result] | None = None, running: Iterable[str] = ()) -> None:
+    def __init__(self, turn: Turn, stored: Stored | None = None, running: Iterable[str] = ()) -> None:
         self.turn = turn
+        self._updates: dict[str, Updates] = {}
         self._outcomes: dict[str, Outcome] = {**turn.results}
         self._waiting: dict[str, list[asyncio.Future[None]]] = {}
         if stored is not None:
             # LangGraph runs only what it holds for unfinished, so a stored result of a running task is a stale copy.
             active = set(running)
-            self._outcomes.update({task: result for task, result in stored.items() if task not in active})
+            self._outcomes.update({task: result for task, result in stored.results.items() if task not in active})
+            self._updates.update({task: wrote for task, wrote in stored.updates.items() if task not in active})
             for task in turn.plan.tasks:
                 if task.id not in active:
                     self._outcomes.setdefault(task.id, Unsettled.DEFERRED)
 
-    def post(self, task: str, outcome: Outcome) -> None:
+    def post(self, task: str, outcome: Outcome, updates: Updates = ()) -> None:
         """Settle a task for this superstep and wake whoever waits for it.
+
+        Args:
+            task: The task's id.
+            outcome: Its result, or why there is none.
+            updates: What it writes to the user's own keys of the state.
 
         Raises:
             RuntimeError: It is settled already: two nodes carried out one task.
@@ -101,6 +119,8 @@ class Board:
         if task in self._outcomes:
             raise RuntimeError(f"Task {task!r} was settled twice in one superstep.")
         self._outcomes[task] = outcome
+        if updates:
+            self._updates[task] = updates
         for waiter in self._waiting.pop(task, ()):
             if not waiter.done():
                 waiter.set_result(None)
@@ -113,6 +133,23 @@ class Board:
             self._waiting.setdefault(task, []).append(waiter)
             await waiter
         return self._outcomes[task]
+
+    def updates_before(self, task: Task) -> list[tuple[str, Any]]:
+        """What all that a task depends on has written to the state in this superstep, in the order of the plan."""
+        if not self._updates:
+            return []
+        before: set[str] = set()
+        todo = [*task.needs]
+        for need in todo:  # grows while it is walked
+            if need not in before:
+                before.add(need)
+                todo.extend(self.turn.plan.by_id[need].needs)
+        return [
+            update
+            for earlier in self.turn.plan.order
+            if earlier.id in before
+            for update in self._updates.get(earlier.id, ())
+        ]
 
     async def needs_of(self, task: Task) -> dict[str, Result]:
         """Wait for everything a task needs and return the results, by task id.
@@ -184,7 +221,7 @@ class Call:
         await asyncio.sleep(0)
         try:
             self._stored = stored = await load()
-            made = Board(stored.turn, stored.results, self._running)
+            made = Board(stored.turn, stored, self._running)
         except BaseException as error:
             board.set_exception(error if isinstance(error, Exception) else Deferred())
             board.exception()  # looked at: nobody else may be waiting

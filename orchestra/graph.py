@@ -6,32 +6,37 @@ import asyncio
 import contextlib
 import contextvars
 import functools
+import json
 import queue
 import re
 import threading
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Protocol, cast
 
+import pydantic_core
 from langchain_core.messages import HumanMessage, convert_to_messages
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import merge_configs
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.memory import InMemorySaver
-from langgraph.checkpoint.serde.types import INTERRUPT
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.runtime import RunControl, Runtime
 from langgraph.types import Command
 
 from checkpoints import SQLAlchemySaver
 from orchestra.blueprint import CALL, TEAM
+from orchestra.branching import branch, executions, settle
 from orchestra.dataflow import Call
 from orchestra.errors import RequestError, ThreadWaiting, WorkflowError
 from orchestra.leases import hold
 from orchestra.planning import Planner
+from orchestra.shown import drawing
+from orchestra.state import is_planned
 from orchestra.tasks import Plan
 from orchestra.threaded import ThreadedSaver
+from orchestra.timers import is_timer, question_of
 
 _IS_ID = re.compile("[0-9a-f]{32}").fullmatch  # how LangGraph tells a map of answers from one that is a dict
 
@@ -78,7 +83,9 @@ class CompiledWorkflow(CompiledStateGraph[Any, Any, Any, Any]):
         Args:
             input: `{"request": text}` or `{"messages": [...]}` for a new turn, `None` to resume, or
                 `Command(resume=...)` to answer a question.
-            config: LangGraph's config.
+            config: LangGraph's config. In its configurable part, `user_id` says whose preferences the run uses (they
+                are in the store that the graph was compiled with), and `supersede=True` lets a new request drop the
+                questions that are open on the thread.
             control: Lets the caller drain the run.
             options: As of LangGraph's `astream`.
 
@@ -89,6 +96,7 @@ class CompiledWorkflow(CompiledStateGraph[Any, Any, Any, Any]):
         """
         config = merge_configs(self.config, config)
         configurable: dict[str, Any] = dict(config.get("configurable") or {})
+        supersede = bool(configurable.pop("supersede", False))
         if config.get("max_concurrency") is not None:
             raise WorkflowError(
                 "max_concurrency in the config would keep finished work from being stored (LangGraph queues writes "
@@ -100,12 +108,20 @@ class CompiledWorkflow(CompiledStateGraph[Any, Any, Any, Any]):
             graph = self
             if not nested:
                 control = control or RunControl()
-                saver = await self._take_thread(stack, input, configurable, options)
-                if saver is not self.checkpointer:
-                    graph = self.copy(update={"checkpointer": saver})
                 where = {"workflow": self.name, "workflow_ref": self.workflow.reference}
                 config["metadata"] = where | dict(config.get("metadata") or {})
+                saver = await self._take_thread(stack, configurable, options)
+                if saver is not self.checkpointer:
+                    graph = self.copy(update={"checkpointer": saver})
+                if saver and configurable.get("thread_id") is not None:
+                    config["configurable"] = configurable
+                    dropped = await _check_thread(graph, input, config, supersede=supersede)
+                    input = {**input, "dropped": dropped} if dropped else input  # noqa: A001
             call = configurable.pop(TEAM, None) or _new_call(self.name, input, configurable, control)
+            if nested:
+                # LangGraph keeps metadata that are text; by these the teams of a run are found again.
+                team = {"workflow": self.name, "path": json.dumps(call.path)}
+                config["metadata"] = {**(config.get("metadata") or {}), **team}
             call.persistent = call.persistent and cast("Any", self.checkpointer) is not False
             configurable[CALL] = call
             config["configurable"] = configurable
@@ -114,10 +130,29 @@ class CompiledWorkflow(CompiledStateGraph[Any, Any, Any, Any]):
                 async for chunk in chunks:
                     yield chunk
 
+    async def abranch(
+        self, config: RunnableConfig, results: Mapping[str, Any] | None, updates: Sequence[tuple[str, Any]] = ()
+    ) -> None:
+        """Start a new branch of a thread, which `astream(None)` then goes on with.
+
+        Args:
+            config: Names the checkpoint to start from.
+            results: What is finished on the new branch, as JSON; `None` where no plan is made yet.
+            updates: What the finished tasks wrote to the user's own keys of the state.
+
+        Raises:
+            ThreadBusy: A run is on this thread.
+        """
+        where = {"workflow": self.name, "workflow_ref": self.workflow.reference}
+        config = {**config, "metadata": where | dict(config.get("metadata") or {})}
+        thread = str(config.get("configurable", {})["thread_id"])
+        async with hold(cast("BaseCheckpointSaver[Any]", self.checkpointer), thread) as saver:
+            await branch(self.copy(update={"checkpointer": saver}), config, results, updates)
+
     async def _take_thread(
-        self, stack: contextlib.AsyncExitStack, given: Any, configurable: dict[str, Any], options: dict[str, Any]
+        self, stack: contextlib.AsyncExitStack, configurable: dict[str, Any], options: dict[str, Any]
     ) -> Any:
-        """Keep the thread to this call until it ends, and see that the call fits it; return the saver to use."""
+        """Keep the thread to this call until it ends; return the saver to use."""
         saver = cast("Any", self.checkpointer) if isinstance(self.checkpointer, BaseCheckpointSaver) else None
         thread = configurable.get("thread_id")
         if saver is None or thread is None:
@@ -129,9 +164,7 @@ class CompiledWorkflow(CompiledStateGraph[Any, Any, Any, Any]):
             )
         # Four small commits a run buy the promise that a request is stored before any agent starts.
         options["durability"] = options.get("durability") or "sync"
-        holding = await stack.enter_async_context(hold(saver, str(thread)))
-        await _check_thread(saver, str(thread), given, configurable)
-        return holding
+        return await stack.enter_async_context(hold(saver, str(thread)))
 
     def stream(  # pyright: ignore[reportIncompatibleMethodOverride] -- options are handed on as they are
         self,
@@ -197,7 +230,7 @@ class CompiledWorkflow(CompiledStateGraph[Any, Any, Any, Any]):
             self.workflow.check(request)
         if not messages:
             messages = [HumanMessage(request)]
-        return {**new, "request": request, "messages": messages, "asked": uuid.uuid4().hex}
+        return {**new, "request": request, "messages": messages, "asked": uuid.uuid4().hex, "dropped": []}
 
     def get_graph(self, config: RunnableConfig | None = None, *, xray: int | bool = False) -> Any:
         """Draw the graph with the information flow between agents, which LangGraph itself does not see."""
@@ -216,8 +249,8 @@ class CompiledWorkflow(CompiledStateGraph[Any, Any, Any, Any]):
         return graph
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
-        """Show text in a notebook; LangGraph's own picture would ask a service on the internet."""
-        return {"text/plain": repr(self.workflow)}
+        """Show the workflow in a notebook; LangGraph's own picture would ask a service on the internet."""
+        return drawing("notebook").bundle(self.workflow)
 
 
 def _answered(given: Any) -> frozenset[str] | None:
@@ -247,17 +280,35 @@ def _new_call(name: str, given: Any, configurable: dict[str, Any], control: RunC
     )
 
 
-async def _check_thread(saver: BaseCheckpointSaver[Any], thread: str, given: Any, configurable: dict[str, Any]) -> None:
-    """Refuse a request that would drop an open question; resume at the head, not by replaying it."""
+async def _check_thread(graph: Any, given: Any, config: RunnableConfig, *, supersede: bool) -> list[Any]:
+    """See that a call fits its thread, and prepare the thread for it.
+
+    A request that drops open questions is refused unless it is told to. What is finished of an unfinished turn is put
+    into the state, for the history. To resume is to go on at the head, not to replay it.
+
+    Returns:
+        The questions that the request drops.
+    """
+    configurable: dict[str, Any] = config.get("configurable", {})
+    saver, thread = graph.checkpointer, configurable["thread_id"]
     head = await saver.aget_tuple({"configurable": {"thread_id": thread, "checkpoint_ns": ""}})
     if head is None:
         if given is None:
             raise RequestError(f"There is nothing to resume on thread {thread!r}; pass a request.")
-        return
-    if isinstance(given, Mapping) and any(channel == INTERRUPT for _, channel, _ in head.pending_writes or ()):
-        raise ThreadWaiting(
-            f"Thread {thread!r} waits for an answer. Answer it with Command(resume=...), or use another thread."
-        )
-    if given is None and configurable.get("checkpoint_id") == head.checkpoint["id"]:
+        return []
+    at_head = configurable.get("checkpoint_id") in (None, head.checkpoint["id"])
+    if given is None and at_head:
         # LangGraph replays from an explicit checkpoint, also from the last: finished tasks would run again.
-        configurable.pop("checkpoint_id")
+        configurable.pop("checkpoint_id", None)
+    if not isinstance(given, Mapping) or not at_head:
+        return []
+    steps = executions(head)
+    asked = [question for step in steps for question in step.asked]
+    if asked and not supersede:
+        raise ThreadWaiting(
+            f"Thread {thread!r} waits for an answer. Answer it with Command(resume=...), drop it with supersede=True, "
+            "or use another thread."
+        )
+    if any(step.results for step in steps) and is_planned(head.checkpoint["channel_values"]):
+        await settle(graph, config, steps)
+    return [pydantic_core.to_jsonable_python(question_of(one), fallback=str) for one in asked if not is_timer(one)]

@@ -78,10 +78,14 @@ async def _leased(saver: SQLAlchemySaver, thread: str) -> AsyncGenerator[SQLAlch
         renewing = asyncio.create_task(renew(), name=f"lease {thread}")
         yield saver.fenced(lease)
     except Fenced as error:
-        raise ThreadBusy(f"This run lost thread {thread!r} to another, which took its expired lease.") from error
+        raise ThreadBusy(
+            f"This run lost thread {thread!r}: it was cancelled from elsewhere, or another run took its expired lease."
+        ) from error
     except asyncio.CancelledError as error:
         if lost:
-            raise ThreadBusy(f"This run lost thread {thread!r}: its lease could not be renewed in time.") from error
+            raise ThreadBusy(
+                f"This run lost thread {thread!r}: it was cancelled from elsewhere, or its lease ran out."
+            ) from error
         raise
     finally:
         if renewing is not None:

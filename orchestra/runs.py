@@ -1,127 +1,64 @@
-"""Runs: what a user holds in the hand. Start one, watch it, await it, resume it, list what there is.
-
-What a run is and how it stands is read off the checkpoints; nothing is kept twice.
-"""
+"""Runs: what a user holds in the hand. Start one, talk to it again, go back, branch it, list what there is."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import uuid
-from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import CheckpointTuple
-from langgraph.checkpoint.serde.types import INTERRUPT
-from langgraph.errors import GraphDrained
-from langgraph.runtime import RunControl
-from langgraph.types import Command, Interrupt
+from langgraph.types import Command
 
-from checkpoints import SQLAlchemySaver
-from orchestra.errors import ThreadNotFound, WorkflowError, WorkflowNotFound
+from checkpoints import SQLAlchemySaver, SQLAlchemyStore
+from orchestra.errors import OrchestraError, RequestError, ThreadNotFound, WorkflowError, WorkflowNotFound
 from orchestra.events import Event
+from orchestra.leases import hold
+from orchestra.memory import Memory, users
+from orchestra.past import Past, info_of, with_teams
+from orchestra.redo import kept_results
 from orchestra.references import load
-from orchestra.snapshots import Outcome, RunInfo, RunState, state_of
-from orchestra.state import is_planned
-from orchestra.tasks import Plan, Result
+from orchestra.run import Run
+from orchestra.snapshots import Comparison, History, Moment, Outcome, RunInfo, RunList, RunState, past_events
+from orchestra.tasks import now
+from orchestra.timers import overdue
 from orchestra.workflow import Workflow
 
+_TICKED_AT_ONCE = 16
+"""Runs that one tick continues at the same time."""
 
-class Run:
-    """One execution on a thread. Await it for its `Outcome`; iterate `events()` to watch."""
-
-    def __init__(self, graph: Any, given: Any, config: RunnableConfig, on_end: Callable[[Run], Any]) -> None:
-        self.thread_id: str = config.get("configurable", {})["thread_id"]
-        self._control = RunControl()
-        self._events: list[Event] = []
-        self._news = asyncio.Event()
-        self._task = asyncio.create_task(self._drive(graph, given, config), name=f"run {self.thread_id}")
-        # Whoever watches wakes up at the end too, whichever way it came.
-        self._task.add_done_callback(lambda _: self._news.set())
-        self._task.add_done_callback(lambda _: on_end(self))
-
-    def __await__(self) -> Generator[Any, None, Outcome]:
-        """Wait for the run to end and return how. Cancelling the waiter does not cancel the run."""
-        return asyncio.shield(self._task).__await__()
-
-    async def events(self) -> AsyncIterator[Event]:
-        """Yield what has happened and what happens, from the run's start to its end."""
-        seen = 0
-        while True:
-            while seen < len(self._events):
-                yield self._events[seen]
-                seen += 1
-            if self._task.done():
-                return
-            self._news.clear()
-            await self._news.wait()
-
-    def drain(self) -> None:
-        """Let agents in flight finish and start nothing more; the rest is left for `resume`."""
-        self._control.request_drain()
-
-    async def cancel(self) -> None:
-        """Cancel the agents in flight and wait until they are gone; what is finished stays, the rest can be resumed."""
-        self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.wait([self._task])
-
-    async def accepted(self) -> None:
-        """Return when the request is stored and the plan made, or raise what kept it from that."""
-        watching = asyncio.create_task(anext(self.events(), None))
-        await asyncio.wait([watching, self._task], return_when=asyncio.FIRST_COMPLETED)
-        watching.cancel()
-        if self._task.done() and not self._task.cancelled() and (error := self._task.exception()) is not None:
-            raise error
-
-    async def _drive(self, graph: Any, given: Any, config: RunnableConfig) -> Outcome:
-        values: dict[str, Any] = {}
-        questions: tuple[Interrupt[Any], ...] = ()
-        drained = False
-        stream = graph.astream(
-            given, config, stream_mode=["custom", "values", "updates"], subgraphs=True, control=self._control
-        )
-        try:
-            async with contextlib.aclosing(stream):
-                async for namespace, mode, chunk in stream:
-                    if mode == "custom":
-                        if isinstance(chunk, Event):
-                            self._events.append(chunk)
-                            self._news.set()
-                    elif namespace:
-                        continue
-                    elif mode == "values":
-                        values = chunk
-                    elif "__interrupt__" in chunk:
-                        questions += tuple(chunk["__interrupt__"])
-        except GraphDrained:
-            drained = True
-            values = (await graph.aget_state(config)).values
-        results = cast("dict[str, Result]", values.get("results") or {})
-        state = state_of(values.get("plan"), results, answered=values.get("answer") is not None, asking=bool(questions))
-        return Outcome(
-            thread_id=self.thread_id,
-            state=RunState.STOPPED if drained else state,
-            answer=values.get("answer"),
-            results=results,
-            questions=questions,
-        )
+_PAGE = 500
+"""Threads that are read at once where a filter looks into their state."""
 
 
-def _as_resume(info: RunInfo, answers: Mapping[str, Any]) -> Any:
-    """The answers as LangGraph wants them. It stores one that names no question, which then survives a crash."""
-    only = [answers[question.id] for question in info.questions if question.id in answers]
-    return only[0] if len(info.questions) == len(answers) == len(only) == 1 else dict(answers)
+@dataclass(frozen=True, slots=True)
+class Ticked:
+    """What became of a thread whose time had come.
+
+    Attributes:
+        thread_id: The thread.
+        outcome: How its run ended, for now; `None` if it could not be continued.
+        error: Why not.
+    """
+
+    thread_id: str
+    outcome: Outcome | None = None
+    error: OrchestraError | None = None
 
 
 class Orchestra:
-    """Saver and runs in one handle.
+    """Saver, store and runs in one handle.
 
     Args:
         database: A SQLAlchemy URL, such as `sqlite:///runs.db`, or a saver.
+
+    Attributes:
+        saver: LangGraph's checkpointer: what runs have done.
+        store: LangGraph's store in the same database: what is remembered of users.
 
     Use it as an async context manager, so that everything is committed and closed in the end::
 
@@ -133,6 +70,7 @@ class Orchestra:
     def __init__(self, database: str | SQLAlchemySaver = "sqlite:///runs.db") -> None:
         self._owns = not isinstance(database, SQLAlchemySaver)
         self.saver = database if isinstance(database, SQLAlchemySaver) else SQLAlchemySaver(database)
+        self.store = SQLAlchemyStore(self.saver)
         self._running: set[Run] = set()
 
     async def __aenter__(self) -> Self:
@@ -142,22 +80,37 @@ class Orchestra:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """As `aclose`."""
+        await self.aclose()
+
+    async def aclose(self) -> None:
         """Cancel what still runs, which can be resumed, and close the saver unless it was given."""
         for run in list(self._running):
             await run.cancel()
         if self._owns:
             await self.saver.aclose()
 
+    # Going on
+
     async def start(
-        self, workflow: Workflow, request: str, *, thread_id: str | None = None, reference: str | None = None
+        self,
+        workflow: Workflow,
+        request: str | Sequence[Any],
+        *,
+        thread_id: str | None = None,
+        user: str = "",
+        supersede: bool = False,
+        reference: str | None = None,
     ) -> Run:
         """Start a turn and return once the request is stored.
 
         Args:
             workflow: What is to run.
-            request: What the user asks for.
+            request: What the user asks for; or LangChain messages, the last human one of which is the request.
             thread_id: Where to store it; a new name is made if there is none. On a thread with earlier turns this
                 is the next one.
+            user: Whose preferences and facts agents see and write; empty for nobody's.
+            supersede: Drop the questions that are open on this thread; the history records them.
             reference: Where the workflow lives, if that can't be told from the object.
 
         Raises:
@@ -166,12 +119,17 @@ class Orchestra:
             ThreadWaiting: A question is open on this thread.
             WorkflowError: The workflow, or the plan made for this request, does not add up.
         """
-        return await self._run(workflow, {"request": request}, thread_id or f"run-{uuid.uuid4().hex[:8]}", reference)
+        given = {"request": request} if isinstance(request, str) else {"messages": [*request]}
+        config = _config(thread_id or f"run-{uuid.uuid4().hex[:8]}", user, reference)
+        config["configurable"] = {**config.get("configurable", {}), "supersede": supersede}
+        return await self._run(workflow, given, config)
 
     async def resume(
         self, thread_id: str, *, workflow: Workflow | None = None, answers: Mapping[str, Any] | None = None
     ) -> Run:
         """Go on with what a crash, a drain or a question left unfinished. Finished tasks don't run again.
+
+        Timers and deadlines that are due are applied.
 
         Args:
             thread_id: The thread.
@@ -183,37 +141,114 @@ class Orchestra:
             WorkflowNotFound: The recorded workflow can't be imported; pass it.
             ThreadBusy: Another run is on this thread.
         """
-        info = await self.info(thread_id)
-        if workflow is None:
-            if not info.reference:
-                raise WorkflowNotFound(
-                    f"Where the workflow {info.workflow!r} of thread {thread_id!r} lives is not recorded: pass "
-                    "workflow=, or --graph on the command line."
-                )
-            try:
-                workflow = load(info.reference)
-            except WorkflowNotFound as error:
-                raise WorkflowNotFound(
-                    f"The workflow of thread {thread_id!r} has moved: {error} Say where it is now: pass workflow=, or "
-                    "--graph on the command line."
-                ) from error
-        elif workflow.name != info.workflow:
-            raise WorkflowError(
-                f"Thread {thread_id!r} is a run of the workflow {info.workflow!r}, not of {workflow.name!r}."
-            )
-        given: Any = Command(resume=_as_resume(info, answers)) if answers else None
-        return await self._run(workflow, given, thread_id, None)
+        info = await self._head(thread_id)
+        given = {one.id: late for one in (*info.questions, *info.timers) for late in overdue(one, now())}
+        given |= answers or {}
+        resume = Command(resume=_as_resume(info, given)) if given else None
+        return await self._run(_workflow(info, workflow), resume, _config(thread_id, info.user))
 
-    async def _run(self, workflow: Workflow, given: Any, thread_id: str, reference: str | None) -> Run:
-        if not isinstance(workflow, Workflow):  # pyright: ignore[reportUnnecessaryIsInstance] -- users' code is not checked
-            raise WorkflowError(
-                f"{workflow!r} is not a Workflow; pass the workflow itself, not a graph or a reference."
+    async def fork(
+        self,
+        thread_id: str,
+        *,
+        at: Moment | int | None = None,
+        again: str | Sequence[str] = (),
+        results: Mapping[str, Any] | None = None,
+        request: str | None = None,
+        workflow: Workflow | None = None,
+    ) -> Run:
+        """Go back to a moment and run on from there, on a new branch of the same thread. The old one stays as it is.
+
+        What was settled at the moment is kept, except for what is to run again and whatever depends on it.
+
+        Args:
+            thread_id: The thread.
+            at: A moment of its `history`, or the moment's number; by default where the thread stands now.
+            again: Tasks to run again. One inside a team, `team/task`, runs the whole team again.
+            results: Outputs to put in place of what tasks produced; what depends on them runs again.
+            request: Another request: after an answered moment it is the next turn; at any other it takes the place of
+                the turn's own, and the whole turn runs again.
+            workflow: The thread's workflow; by default the one that is recorded with the thread is imported.
+
+        Raises:
+            RequestError: There is nothing to do differently, or a task or an output does not fit the plan.
+            ThreadBusy: A run is on this thread.
+            ThreadError: There is no such moment, or it has been pruned.
+            ThreadNotFound: Nothing is stored under this name.
+            WorkflowNotFound: The recorded workflow can't be imported; pass it.
+        """
+        head = await self._head(thread_id)
+        workflow, past = _workflow(head, workflow), await self._past(thread_id)
+        moment = past.pick(at)
+        config = _config(thread_id, head.user)
+        place: dict[str, Any] = {"checkpoint_ns": ""}
+        redone = [again] if isinstance(again, str) else [*again]
+        if request is not None:
+            if redone or results:
+                raise RequestError("Another request runs the whole turn: it goes without again= and results=.")
+            place["checkpoint_id"] = moment.checkpoint_id if moment.what == "answered" else past.before(moment)
+            config["configurable"] = {**config.get("configurable", {}), **place}
+            return await self._run(workflow, {"request": request}, config)
+        plan = past.plan(moment)
+        kept = None if plan is None else kept_results(workflow, plan, past.results(moment), redone, results or {})
+        if plan is None and (redone or results):
+            raise RequestError(f"At moment {moment.number} there is no plan yet, so there is nothing to run again.")
+        if kept is not None and plan is not None and len(kept) == len(plan.tasks):
+            raise RequestError(
+                f"At moment {moment.number} every task is finished. Say what is to be different: again= (--again) a "
+                "task, results= (--set) of a task, or another request."
             )
-        graph = workflow.compile(checkpointer=self.saver)
-        config: RunnableConfig = {"configurable": {"thread_id": thread_id}}
-        if reference:
-            config["metadata"] = {"workflow_ref": reference}
-        run = Run(graph, given, config, on_end=self._running.discard)
+        place["checkpoint_id"] = moment.checkpoint_id if plan is None else past.planned_at(moment)
+        start: RunnableConfig = {**config, "configurable": {**config.get("configurable", {}), **place}}
+        await self._compile(workflow).abranch(start, kept, past.updates(moment, kept or {}))
+        return await self._run(workflow, None, config)
+
+    async def tick(self, *, at: datetime | None = None, workflow: Workflow | None = None) -> list[Ticked]:
+        """Continue every waiting run whose timer or deadline has passed, and return when these runs have ended.
+
+        Args:
+            at: The moment to go by; now by default.
+            workflow: The workflow of those threads whose own can't be imported; others are not touched.
+        """
+        at = at or now()
+        due = [info for info in await self.runs(state=RunState.WAITING) if info.due is not None and info.due <= at]
+        places = asyncio.Semaphore(_TICKED_AT_ONCE)
+
+        async def go_on(info: RunInfo) -> Ticked:
+            late = {one.id: answer for one in (*info.questions, *info.timers) for answer in overdue(one, at)}
+            async with places:
+                try:
+                    run = await self.resume(info.thread_id, workflow=workflow, answers=late)
+                    return Ticked(info.thread_id, outcome=await run)
+                except OrchestraError as error:  # told, not raised: the others go on
+                    return Ticked(info.thread_id, error=error)
+
+        named = [info for info in due if workflow is None or info.workflow == workflow.name]
+        return [*await asyncio.gather(*(go_on(info) for info in named))]
+
+    async def cancel(self, thread_id: str) -> bool:
+        """Cancel the run on a thread, in this process or another; what is finished stays, the rest can be resumed.
+
+        A run of another process loses its lease: it can store nothing more from now on, and its agents are cancelled
+        when it notices, within five seconds.
+
+        Returns:
+            Whether there was one.
+
+        Raises:
+            ThreadNotFound: Nothing is stored under this name.
+        """
+        mine = [run for run in self._running if run.thread_id == thread_id]
+        for run in mine:
+            await run.cancel()
+        await self._head(thread_id)
+        if mine or (lease := await self.saver.alease_of(thread_id)) is None:
+            return bool(mine)
+        await self.saver.arelease_lease(thread_id, owner=lease.owner)
+        return True
+
+    async def _run(self, workflow: Workflow, given: Any, config: RunnableConfig) -> Run:
+        run = Run(self._compile(workflow), given, config, on_end=self._running.discard)
         self._running.add(run)
         try:
             await run.accepted()
@@ -222,50 +257,182 @@ class Orchestra:
             raise
         return run
 
-    async def runs(self, *, limit: int | None = None) -> list[RunInfo]:
-        """List the newest turn of each thread, most recently changed first."""
+    def _compile(self, workflow: Workflow) -> Any:
+        if not isinstance(workflow, Workflow):  # pyright: ignore[reportUnnecessaryIsInstance] -- users' code is not checked
+            raise WorkflowError(
+                f"{workflow!r} is not a Workflow; pass the workflow itself, not a graph or a reference."
+            )
+        return workflow.compile(checkpointer=self.saver, store=self.store)
+
+    # Looking
+
+    async def runs(
+        self,
+        *,
+        state: RunState | str | None = None,
+        workflow: str | None = None,
+        user: str | None = None,
+        limit: int | None = None,
+    ) -> RunList:
+        """List the newest turn of each thread, most recently changed first.
+
+        Args:
+            state: Only those that stand so.
+            workflow: Only those of the workflow with this name.
+            user: Only those of this user.
+            limit: How many at most.
+        """
+        wanted = {key: value for key, value in (("workflow", workflow), ("user_id", user)) if value is not None}
         busy = {lease.thread_id for lease in await self.saver.aleases()}
-        return [_info(head, busy) for head in await self.saver.aheads(limit=limit)]
+        found: list[RunInfo] = []
+        before: CheckpointTuple | None = None
+        while limit is None or len(found) < limit:
+            size = _PAGE if state is not None or limit is None else min(_PAGE, limit - len(found))
+            heads = await self.saver.aheads(limit=size, filter=wanted, before=before)
+            infos = (info_of(head, busy=_thread_of(head) in busy) for head in heads)
+            found += [info for info in infos if state is None or info.state == state]
+            if len(heads) < size:
+                break
+            before = heads[-1]
+        return RunList(found[:limit])
 
     async def info(self, thread_id: str) -> RunInfo:
-        """Tell how the newest turn of a thread stands.
+        """Tell how the newest turn of a thread stands, with its teams.
 
         Raises:
             ThreadNotFound: Nothing is stored under this name.
         """
+        turn: list[CheckpointTuple] = []
+        asked: Any = None
+        async for step in self.saver.alist({"configurable": {"thread_id": thread_id, "checkpoint_ns": ""}}):
+            values = step.checkpoint["channel_values"]
+            if turn and values.get("asked") != asked:
+                break
+            asked = values.get("asked")
+            turn.append(step)
+        if not turn:
+            raise _not_found(thread_id)
+        busy = await self.saver.alease_of(thread_id) is not None
+        info = info_of(turn[0], busy=busy, earlier=turn[::-1])
+        return with_teams(info, turn, await self.saver.aheads(thread_id=thread_id, nested=True))
+
+    async def events(self, thread_id: str) -> list[Event]:
+        """Tell again what has happened in the newest turn of a thread.
+
+        Attempts that were cut off by a crash left no trace, so they are not among it.
+
+        Raises:
+            ThreadNotFound: Nothing is stored under this name.
+        """
+        return past_events(await self.info(thread_id))
+
+    async def history(self, thread_id: str) -> History:
+        """Tell by which moments a thread came where it is, on all its branches.
+
+        Raises:
+            ThreadNotFound: Nothing is stored under this name.
+        """
+        return (await self._past(thread_id)).history
+
+    async def compare(self, thread_id: str, before: Moment | int, after: Moment | int) -> Comparison:
+        """Hold two moments of a thread against each other, task by task; for branches, take their last moments.
+
+        Raises:
+            ThreadNotFound: Nothing is stored under this name.
+            ThreadError: There is no such moment.
+        """
+        past = await self._past(thread_id)
+        return past.compare(past.pick(before), past.pick(after))
+
+    async def turns(self, thread_id: str) -> list[dict[str, Any]]:
+        """The earlier turns of a thread, oldest first, as `state["history"]` has them.
+
+        Raises:
+            ThreadNotFound: Nothing is stored under this name.
+        """
+        heads = await self.saver.aheads(thread_id=thread_id)
+        if not heads:
+            raise _not_found(thread_id)
+        return list(heads[0].checkpoint["channel_values"].get("history") or ())
+
+    async def _head(self, thread_id: str) -> RunInfo:
         heads: Sequence[CheckpointTuple] = await self.saver.aheads(thread_id=thread_id)
         if not heads:
-            raise ThreadNotFound(f"There is no thread {thread_id!r} in this database.")
-        return _info(heads[0], {lease.thread_id for lease in await self.saver.aleases()})
+            raise _not_found(thread_id)
+        return info_of(heads[0], busy=False)
+
+    async def _past(self, thread_id: str) -> Past:
+        root: RunnableConfig = {"configurable": {"thread_id": thread_id, "checkpoint_ns": ""}}
+        steps = [step async for step in self.saver.alist(root)]
+        if not steps:
+            raise _not_found(thread_id)
+        return Past(thread_id, steps)
+
+    # Keeping house
+
+    def memory(self, user: str) -> Memory:
+        """What is remembered of a user.
+
+        Raises:
+            RequestError: The user's name is empty.
+        """
+        return Memory(self.store, user)
+
+    async def users(self) -> Sequence[str]:
+        """Everyone of whom something is remembered."""
+        return await users(self.store)
+
+    async def delete(self, thread_id: str) -> None:
+        """Delete a thread with all its turns and branches. What is remembered of its user stays.
+
+        Raises:
+            ThreadNotFound: Nothing is stored under this name.
+            ThreadBusy: A run is on this thread.
+        """
+        await self._head(thread_id)
+        async with hold(self.saver, thread_id):
+            await self.saver.adelete_thread(thread_id)
 
 
-def _info(head: CheckpointTuple, busy: set[str]) -> RunInfo:
-    values = head.checkpoint["channel_values"]
-    metadata = cast("dict[str, Any]", head.metadata)
-    thread_id = head.config.get("configurable", {})["thread_id"]
-    current = is_planned(values)
-    plan = Plan.model_validate(values["plan"]) if current else None
-    results: dict[str, Any] = dict(values.get("results") or {}) if current else {}
-    asked: dict[str, Sequence[Interrupt[Any]]] = {}
-    for execution, channel, value in head.pending_writes or ():
-        if channel == "results" and current and isinstance(value, dict):
-            results.update(cast("dict[str, Any]", value))
-            asked.pop(execution, None)  # answered, and done since
-        elif channel == INTERRUPT:
-            asked[execution] = value
-    questions = [question for group in asked.values() for question in group]
-    answer = values.get("answer") if current else None
-    state = state_of(plan, results, answered=answer is not None, asking=bool(questions))
-    return RunInfo(
-        thread_id=thread_id,
-        workflow=metadata.get("workflow", "?"),
-        reference=metadata.get("workflow_ref", ""),
-        state=RunState.RUNNING if thread_id in busy else state,
-        request=values.get("request") or "",
-        turn=values.get("turn") or 1,
-        since=datetime.fromisoformat(head.checkpoint["ts"]),
-        plan=plan,
-        raw=results,
-        answer=answer,
-        questions=tuple(questions),
-    )
+def _config(thread_id: str, user: str, reference: str | None = None) -> RunnableConfig:
+    place: dict[str, Any] = {"thread_id": thread_id}
+    config: RunnableConfig = {"configurable": place | {"user_id": user} if user else place}
+    if reference:
+        config["metadata"] = {"workflow_ref": reference}
+    return config
+
+
+def _thread_of(head: CheckpointTuple) -> str:
+    return head.config.get("configurable", {})["thread_id"]
+
+
+def _not_found(thread_id: str) -> ThreadNotFound:
+    return ThreadNotFound(f"There is no thread {thread_id!r} in this database.")
+
+
+def _workflow(info: RunInfo, workflow: Workflow | None) -> Workflow:
+    """The workflow of a thread: the one that is given, if it fits, or the one that is recorded."""
+    if workflow is not None:
+        if workflow.name != info.workflow:
+            raise WorkflowError(
+                f"Thread {info.thread_id!r} is a run of the workflow {info.workflow!r}, not of {workflow.name!r}."
+            )
+        return workflow
+    if not info.reference:
+        raise WorkflowNotFound(
+            f"Where the workflow {info.workflow!r} of thread {info.thread_id!r} lives is not recorded: pass "
+            "workflow=, or --graph on the command line."
+        )
+    try:
+        return load(info.reference)
+    except WorkflowNotFound as error:
+        raise WorkflowNotFound(
+            f"The workflow of thread {info.thread_id!r} has moved: {str(error).rstrip('.')}. Say where it is now: pass workflow=, or "
+            "--graph on the command line."
+        ) from error
+
+
+def _as_resume(info: RunInfo, answers: Mapping[str, Any]) -> Any:
+    """The answers as LangGraph wants them. It stores one that names no question, which then survives a crash."""
+    asked = {one.id for one in (*info.questions, *info.timers)}
+    return next(iter(answers.values())) if len(asked) == 1 and asked == set(answers) else dict(answers)

@@ -1,4 +1,4 @@
-"""How values show themselves in a notebook, without knowing how they are drawn."""
+"""How values show themselves, without knowing how they are drawn."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import importlib
 from typing import Any
 
 
-def renderer() -> Any:
-    """The module that draws. It knows every type here, so it is imported when something is shown, and not before."""
-    return importlib.import_module("orchestra.show.notebook")
+def drawing(part: str) -> Any:
+    """A module of `orchestra.show`.
+
+    They know every type here, so they are imported when something is shown, and not before.
+    """
+    return importlib.import_module(f"orchestra.show.{part}")
 
 
 class Shown:
@@ -18,4 +21,4 @@ class Shown:
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         """What Jupyter asks for: the same thing in several formats."""
-        return renderer().bundle(self)
+        return drawing("notebook").bundle(self)

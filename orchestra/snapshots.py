@@ -59,6 +59,7 @@ class Outcome(Shown):
         results: Results by task id.
         plan: The plan, once there is one.
         questions: Open questions, as LangGraph's interrupts.
+        due: When the first timer or deadline of a waiting run is due, if it has one.
     """
 
     thread_id: str
@@ -67,6 +68,7 @@ class Outcome(Shown):
     results: Mapping[str, Result]
     plan: Plan | None = None
     questions: tuple[Interrupt[Any], ...] = ()
+    due: datetime | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +89,9 @@ class RunInfo(Shown):
         raw: Results by task id, as JSON.
         answer: The answer, once there is one.
         questions: Open questions.
+        timers: What waits for a date alone.
         waiting: The tasks that wait for a person or a date, themselves or in their team; empty in a list.
-        due: When the first timer of a waiting run is due, if there is one.
+        due: When the first timer or deadline of a waiting run is due, if it has one.
         teams: The same of each team's newest call, by the id of the task that called it; empty in a list.
     """
 
@@ -105,6 +108,7 @@ class RunInfo(Shown):
     raw: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
     answer: str | None = None
     questions: tuple[Interrupt[Any], ...] = ()
+    timers: tuple[Interrupt[Any], ...] = ()
     waiting: tuple[str, ...] = ()
     due: datetime | None = None
     teams: Mapping[str, RunInfo] = field(default_factory=dict[str, "RunInfo"])
@@ -115,6 +119,10 @@ class RunInfo(Shown):
         return {task: Result.model_validate(raw) for task, raw in self.raw.items()}
 
 
+class RunList(Shown, list[RunInfo]):
+    """Runs, as a list that shows itself as a table."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moment(Shown):
     """A moment of a thread that a branch can start from.
@@ -123,8 +131,9 @@ class Moment(Shown):
         number: Its place among the thread's moments, from 1, oldest first, all branches counted together.
         branch: The number of its branch; the first is 1.
         turn: The number of the turn.
-        wave: How often open tasks had been sent out in this turn: once, and once more after each drain.
-        what: "asked" (the request is stored), "planned" (so is the plan), "finished" (one task ended), "answered".
+        wave: How often the turn's open tasks had been sent out: at "finished" 1, and one more after each drain.
+        what: "asked" (the request is stored), "planned" (so is the plan), "finished" (one task ended), "answered",
+            "forked" (the branch begins, with the tasks that it keeps settled).
         task: The task that ended, at "finished".
         status: How it ended.
         at: When.
@@ -138,7 +147,7 @@ class Moment(Shown):
     branch: int
     turn: int
     wave: int
-    what: Literal["asked", "planned", "finished", "answered"]
+    what: Literal["asked", "planned", "finished", "answered", "forked"]
     task: str | None = None
     status: Status | None = None
     at: datetime

@@ -8,7 +8,7 @@ declared type.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from langchain_core.messages import AnyMessage
 from langgraph.channels import LastValue
@@ -169,15 +169,27 @@ class PastTurn(TypedDict):
 
     Attributes:
         turn: Its number, from 1.
+        asked: The id of its request.
         request: What was asked.
         answer: What was answered; empty if the turn was left unfinished.
+        ended: "answered"; "superseded", if a new request came while a question was open; or "stopped", if one came
+            after a crash, a drain or a cancellation.
+        dropped: The questions that were open then.
         results: Results by task id, as JSON.
     """
 
     turn: int
+    asked: str
     request: str
     answer: str
+    ended: Literal["answered", "superseded", "stopped"]
+    dropped: list[Any]
     results: dict[str, Any]
+
+
+def answer_id(asked: str) -> str:
+    """The id of the message that answers a request: the same however often the turn is finished."""
+    return f"answer-{asked}"
 
 
 def make_schema(roster: Callable[[], Roster], own: Mapping[str, Any]) -> Any:
@@ -185,17 +197,18 @@ def make_schema(roster: Callable[[], Roster], own: Mapping[str, Any]) -> Any:
 
     Args:
         roster: Gives the agents by name, for decoding outputs.
-        own: Annotations of the user's own state schema.
+        own: The user's own keys, with their annotations or channels.
 
     The keys: `request` and `messages` as in the contract; `given`, what a team received from its parent; `asked`, an
-    id of the request; `plan` and `planned`, the plan and the request it was made for; `turn`, `results`, `history`, and
-    `answer`, which is `None` while the turn is unfinished.
+    id of the request, and `dropped`, the questions that were open when it came; `plan` and `planned`, the plan and the
+    request it was made for; `turn`, `results`, `history`, and `answer`, which is `None` while the turn is unfinished.
     """
     keys = dict(own) | {
         "request": str,
         "messages": Annotated[list[AnyMessage], add_messages],
         "given": dict[str, Any],
         "asked": str,
+        "dropped": list[Any],
         "plan": Annotated[Plan, PlanChannel(dict)],
         "planned": dict[str, str],
         "turn": int,

@@ -15,13 +15,14 @@ from langgraph.runtime import Runtime
 from langgraph.types import Command, Overwrite, Send
 
 from orchestra.agents import bind
-from orchestra.blueprint import Blueprint, call_of
+from orchestra.blueprint import Blueprint, call_of, user_of
+from orchestra.context import context
 from orchestra.dataflow import Turn
 from orchestra.errors import PlanError, WorkflowError
 from orchestra.events import PlanReady, TaskEnded, TurnEnded
 from orchestra.outputs import text_of
 from orchestra.planning import check_plan
-from orchestra.state import PastTurn, Results, encode_result, is_planned
+from orchestra.state import PastTurn, Results, answer_id, encode_result, is_planned
 from orchestra.tasks import Plan, Result, Status, failure, now
 
 
@@ -68,16 +69,17 @@ class Supervisor:
                 Turn(
                     number=number,
                     request=state["request"],
-                    messages=state.get("messages") or (),
                     plan=plan,
                     results=results,
                     given=state.get("given") or {},
+                    **await context(self._blueprint, {**state, **update}, runtime.store, user_of(config)),
                 )
             )
             return Command(update=update, goto=[*sends, "gather"])
         answer = compose(plan, results)
         emit(TurnEnded(path=call.path, answer=answer))
-        return Command(update={**update, "answer": answer, "messages": [AIMessage(answer)]})
+        message = AIMessage(answer, id=answer_id(state.get("asked", "")))
+        return Command(update={**update, "answer": answer, "messages": [message]})
 
     async def _plan(self, state: Mapping[str, Any]) -> Plan:
         blueprint = self._blueprint
@@ -108,10 +110,15 @@ class Supervisor:
             "answer": None,
         }
         if "plan" in state:
+            answer: str | None = state.get("answer")
+            dropped: list[Any] = state.get("dropped") or []
             past = PastTurn(
                 turn=state["turn"],
+                asked=state["planned"]["asked"],
                 request=state["planned"]["request"],
-                answer=state.get("answer") or "",
+                answer=answer or "",
+                ended="answered" if answer is not None else "superseded" if dropped else "stopped",
+                dropped=dropped,
                 results=dict(cast("Results", state["results"]).raw),
             )
             update["history"] = [*(state.get("history") or ()), past]

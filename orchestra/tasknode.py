@@ -7,6 +7,7 @@ import functools
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, NoReturn, cast
 
 import pydantic_core
@@ -15,17 +16,21 @@ from langgraph.checkpoint.base import CheckpointTuple
 from langgraph.checkpoint.serde.types import INTERRUPT, RESUME
 from langgraph.errors import GraphDrained, GraphInterrupt
 from langgraph.runtime import ExecutionInfo, Runtime
+from langgraph.types import Command
 from pydantic import TypeAdapter
 
 from orchestra.agents import Agent
 from orchestra.attempts import Job, carry_out
-from orchestra.blueprint import TEAM, Blueprint, call_of, saver_of
-from orchestra.dataflow import Board, Call, Deferred, Stored, Suspended, Turn, Unsettled
-from orchestra.errors import WorkflowError
+from orchestra.blueprint import TEAM, Blueprint, call_of, saver_of, user_of
+from orchestra.context import context
+from orchestra.dataflow import Board, Call, Deferred, Stored, Suspended, Turn, Unsettled, Updates
+from orchestra.errors import UnstorableOutput, WorkflowError
 from orchestra.events import Event, PlanReady, TaskDeferred, TaskEnded, TaskWaiting
+from orchestra.memory import Memory
 from orchestra.outputs import own_copy
 from orchestra.state import decode_result, encode_result
 from orchestra.tasks import Assignment, Attempt, Plan, Result, Status, Task, now
+from orchestra.timers import in_utc, moment_of, wait_until
 
 _NOBODY = "00000000-0000-0000-0000-000000000000"
 """The execution id under which LangGraph stores an answer that names no question."""
@@ -43,7 +48,7 @@ class TaskNode:
     def __init__(self, blueprint: Blueprint) -> None:
         self._blueprint = blueprint
 
-    async def __call__(self, ref: dict[str, str], config: RunnableConfig, runtime: Runtime[Any]) -> dict[str, Any]:
+    async def __call__(self, ref: dict[str, str], config: RunnableConfig, runtime: Runtime[Any]) -> Any:
         """Be the node of one Send."""
         call, info, task_id = call_of(config), runtime.execution_info, ref["task"]
         assert info is not None  # noqa: S101 -- LangGraph sets it for every node
@@ -54,7 +59,7 @@ class TaskNode:
             node.suspend(board, task, asked)
         try:
             inputs = await board.needs_of(task)
-            result = node.skipped(task, inputs) or await node.carry_out(task, board.turn, inputs)
+            result, updates = await node.settle(task, board, inputs)
         except Suspended:
             node.suspend(board, task, ())
         except (GraphInterrupt, GraphDrained):
@@ -67,9 +72,10 @@ class TaskNode:
             node.emit(TaskDeferred, {"task": task_id})
             return {}
         raw = encode_result(result, self._blueprint.roster)
-        board.post(task_id, result)
+        board.post(task_id, result, updates)
         node.emit(TaskEnded, {"task": task_id, "result": result})
-        return {"results": {task_id: raw}}
+        mine = {"results": {task_id: raw}}
+        return [Command(update=mine), Command(update=[*updates])] if updates else mine
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +97,14 @@ class _Node:
         self.emit(TaskWaiting, {"task": task.id})
         raise GraphInterrupt(tuple(asked))
 
-    def skipped(self, task: Task, inputs: Mapping[str, Result]) -> Result | None:
+    async def settle(self, task: Task, board: Board, inputs: Mapping[str, Result]) -> tuple[Result, Updates]:
+        """Carry a task out, or skip it; return its result and what it writes to the user's own keys of the state."""
+        if (skipped := self._skipped(task, inputs)) is not None:
+            return skipped, ()
+        self._wait(task, inputs)
+        return await self._carry_out(task, board, inputs)
+
+    def _skipped(self, task: Task, inputs: Mapping[str, Result]) -> Result | None:
         """The result of a task that lacks an input it can't do without."""
         lacking = [result for need, result in inputs.items() if not result.ok and need not in task.optional]
         if not lacking:
@@ -100,8 +113,19 @@ class _Node:
         moment = now()
         return Result(task=task.id, status=Status.SKIPPED, error=why, started=moment, ended=moment)
 
-    async def carry_out(self, task: Task, turn: Turn, inputs: Mapping[str, Result]) -> Result:
-        call, blueprint = self.call, self.blueprint
+    def _wait(self, task: Task, inputs: Mapping[str, Result]) -> None:
+        """Leave the superstep until a task's date has come."""
+        if task.wait is None:
+            return
+        # Counted from what is stored, so that this node decides alike however often it runs.
+        since = max([moment_of(self.info.checkpoint_id), *(result.ended for result in inputs.values())])
+        due = in_utc(task.wait) if isinstance(task.wait, datetime) else since + task.wait
+        if due > since:
+            wait_until(due)
+
+    async def _carry_out(self, task: Task, board: Board, inputs: Mapping[str, Result]) -> tuple[Result, Updates]:
+        call, blueprint, turn = self.call, self.blueprint, board.turn
+        user = self._user()
         self._ready()
         candidates = blueprint.candidates(task)
         here = [need for need in inputs if need not in turn.results]
@@ -114,6 +138,11 @@ class _Node:
             request=turn.request,
             inputs={need: own_copy(result.output) for need, result in inputs.items() if result.ok} | self._given(turn),
             messages=turn.messages,
+            history=turn.history,
+            state=blueprint.own_state(turn.state, board.updates_before(task)),
+            preferences={memo.key: memo.value for memo in turn.memory if memo.kind == "preference"},
+            facts={memo.key: memo.value for memo in turn.memory if memo.kind == "fact"},
+            user=user,
             idempotency_key=f"{call.key}/{turn.number}/{task.id}",
         )
         job = Job(
@@ -127,8 +156,35 @@ class _Node:
             call_team=self._call_team,
             journal=_Journal(self, task.id),
             review=review,
+            check_updates=self._check_updates,
         )
-        return await carry_out(job)
+        result = await carry_out(job)
+        if not result.ok:
+            return result, ()
+        if job.memos and self.runtime.store is not None:
+            await Memory(self.runtime.store, user).write(job.memos)
+        return result, [update for updates in job.updates.values() for update in updates]
+
+    def _user(self) -> str:
+        """Whose preferences the run uses, if anything can be remembered at all."""
+        return user_of(self.config) if self.runtime.store is not None else ""
+
+    def _check_updates(self, updates: Updates) -> None:
+        """See that updates are for keys that exist and can be stored.
+
+        Raises:
+            UnstorableOutput: One of them is not.
+        """
+        own, saver = self.blueprint.own, saver_of(self.config) if self.call.persistent else None
+        for key, value in updates:
+            if key not in own:
+                there = f"it has {', '.join(sorted(own))}" if own else "it has none: declare one with state_schema="
+                raise UnstorableOutput(f"the workflow's own state has no key {key!r}; {there}")
+            try:
+                if saver is not None:
+                    saver.serde.dumps_typed(value)
+            except Exception as error:
+                raise UnstorableOutput(f"the update of {key!r} can't be stored: {error}") from error
 
     def _ready(self) -> None:
         if self.call.draining():
@@ -173,12 +229,17 @@ class _Node:
         values = stored.checkpoint["channel_values"]
         roster = self.blueprint.roster
         results: dict[str, Result] = {}
+        done: dict[str, str] = {}
+        wrote: dict[str, list[tuple[str, Any]]] = {}
         questions: dict[str, Sequence[Any]] = {}
         resumes: dict[str, Any] = {}
         notes: list[Mapping[str, Any]] = []
         for execution, channel, value in stored.pending_writes or ():
             if channel == "results":
                 results.update({task: decode_result(raw, roster) for task, raw in value.items()})
+                done[execution] = next(iter(value), "")
+            elif channel in self.blueprint.own:
+                wrote.setdefault(execution, []).append((channel, value))
             elif channel == INTERRUPT:
                 questions[execution] = value
             elif channel == RESUME:
@@ -193,13 +254,14 @@ class _Node:
         turn = Turn(
             number=values["turn"],
             request=values["request"],
-            messages=values.get("messages") or (),
+            **await context(self.blueprint, values, self.runtime.store, self._user()),
             plan=Plan.model_validate(values["plan"]),
             results={task: decode_result(raw, roster) for task, raw in earlier.items()},
             given=values.get("given") or {},
         )
         self.emit(PlanReady, {"plan": turn.plan, "finished": {**turn.results, **results}})
-        return Stored(turn=turn, results=results, questions=questions, notes=notes)
+        updates = {done[execution]: pairs for execution, pairs in wrote.items() if execution in done}
+        return Stored(turn=turn, results=results, updates=updates, questions=questions, notes=notes)
 
     async def _stored_step(self) -> CheckpointTuple:
         saver = saver_of(self.config) if self.call.persistent else None

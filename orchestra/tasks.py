@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import cached_property
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from orchestra.errors import PlanError, TaskUnsuccessful
 from orchestra.shown import Shown
@@ -33,6 +33,8 @@ class Task(BaseModel):
         capability: The capability wanted, by name; `None` lets routing judge by the instruction.
         needs: Ids of the tasks whose outputs this one receives.
         optional: Those of `needs` it can do without; their failure leaves the input out.
+        wait: Not before this moment, or this long after its inputs are there. A task that waits holds nothing; the run
+            ends as waiting and `tick` continues it. A moment without a timezone is in UTC.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -43,6 +45,7 @@ class Task(BaseModel):
     capability: str | None = None
     needs: tuple[str, ...] = ()
     optional: frozenset[str] = frozenset()
+    wait: timedelta | datetime | None = None
 
 
 class Plan(Shown, BaseModel):
@@ -133,6 +136,26 @@ class Review(BaseModel):
     revised: Any = None
 
 
+class Memo(BaseModel):
+    """One thing that is remembered of a user.
+
+    Attributes:
+        key: What it is found by.
+        value: What it is, as JSON can hold it; to write `None` is to forget.
+        kind: "preference", a wish that agents should follow, or "fact", anything else that is true of the user.
+        by: Who wrote it: a task, or "user".
+        at: When it was written.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    key: str = Field(min_length=1, max_length=200)
+    value: JsonValue
+    kind: Literal["preference", "fact"] = "preference"
+    by: str = "user"
+    at: datetime | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assignment:
     """What an agent receives.
@@ -142,7 +165,12 @@ class Assignment:
         request: The request that the run works on.
         inputs: Outputs of the needed tasks, by task id. A task that is optional and failed is not in it.
         messages: The conversation so far, oldest first.
-        preferences: What is known of the user's wishes.
+        history: Earlier turns, oldest first: `turn`, `request`, `answer`, `ended` and `results`, as JSON. How many,
+            and with them how many messages, is what the workflow declares.
+        state: The keys of the workflow's own `state_schema`, with the updates of all that this task depends on.
+        preferences: What is known of the user's wishes, by key.
+        facts: What else is known of the user, by key.
+        user: Whose preferences and facts these are; empty if the run is nobody's.
         rejections: Reviews of earlier drafts of this task, oldest first.
         idempotency_key: The same at every attempt of this task in this turn, also after a crash.
         attempt: The number of this try on this agent, from 1.
@@ -153,9 +181,36 @@ class Assignment:
     idempotency_key: str
     inputs: Mapping[str, Any] = field(default_factory=dict[str, Any])
     messages: Sequence[Any] = ()
+    history: Sequence[Mapping[str, Any]] = ()
+    state: Mapping[str, Any] = field(default_factory=dict[str, Any])
     preferences: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    user: str = ""
     rejections: tuple[Review, ...] = ()
     attempt: int = 1
+    notes: list[Memo] = field(default_factory=list["Memo"], repr=False)
+
+    def remember(self, key: str, value: Any, *, kind: Literal["preference", "fact"] = "preference") -> None:
+        """Have something remembered of the user, for all later turns on all threads, once this attempt succeeds.
+
+        Args:
+            key: What to find it by; what was remembered under it before is replaced.
+            value: What JSON can hold.
+            kind: A wish that agents should follow, or anything else that is true of the user.
+
+        Raises:
+            ValueError: The run has no user; the value can't be stored; the key is empty.
+        """
+        if not self.user:
+            raise ValueError(
+                f"Nothing can be remembered under {key!r}: this run has no user. Name one with start(..., user=...) or "
+                '--user; in plain LangGraph, compile with a store and put "user_id" into the configurable config.'
+            )
+        self.notes.append(Memo(key=key, value=value, kind=kind, by=self.task.id))
+
+    def forget(self, key: str) -> None:
+        """Have what is remembered of the user under a key deleted, once this attempt succeeds."""
+        self.notes.append(Memo(key=key, value=None, by=self.task.id))
 
 
 class Status(StrEnum):
@@ -201,6 +256,7 @@ class Result(Shown, BaseModel):
         error: Why there is no output, in one line.
         attempts: Every try, in order.
         reviews: Every review of a draft, in order.
+        edited: Whether a person put this output in place of the agent's, on a branch of its own.
         started: When the first attempt began; for a task that never began, when that was clear.
         ended: When it was settled.
     """
@@ -214,6 +270,7 @@ class Result(Shown, BaseModel):
     error: str | None = None
     attempts: tuple[Attempt, ...] = ()
     reviews: tuple[Review, ...] = ()
+    edited: bool = False
     started: datetime
     ended: datetime
 

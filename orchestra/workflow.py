@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, cast, get_type_hints
+from typing import Any, NoReturn, cast
 
 from langgraph.graph import END, START, StateGraph
 
@@ -19,6 +19,7 @@ from orchestra.attempts import Reviewing
 from orchestra.blueprint import Blueprint
 from orchestra.errors import WorkflowError
 from orchestra.graph import CompiledWorkflow
+from orchestra.ownstate import own_keys
 from orchestra.planning import Planner, check_plan, plan_from_edges, plan_from_types
 from orchestra.routing import Embed, Router
 from orchestra.shown import Shown
@@ -44,7 +45,9 @@ class Workflow(Shown, StateGraph[Any, Any, Any, Any]):
         inputs: Types that come from outside when this workflow is a team in another.
         check: Called with each request before anything is stored; raises `RequestError` for one that can't be done.
         example: A request to try the workflow with.
-        state_schema: A state schema of the user's own, on top of Orchestra's keys.
+        state_schema: A state schema of the user's own, on top of Orchestra's keys: a TypedDict, a dataclass or a
+            pydantic model. Agents see it as `Assignment.state` and update it beside their output.
+        history: How many earlier turns agents see, with their messages; all by default.
         max_tasks: How many tasks a plan may have.
         embed: Replaces n-grams as routing's measure of similarity.
 
@@ -63,6 +66,7 @@ class Workflow(Shown, StateGraph[Any, Any, Any, Any]):
         check: Callable[[str], None] | None = None,
         example: str = "",
         state_schema: Any = None,
+        history: int | None = None,
         max_tasks: int = 10_000,
         embed: Embed | None = None,
     ) -> None:
@@ -87,8 +91,11 @@ class Workflow(Shown, StateGraph[Any, Any, Any, Any]):
         self._reviews: dict[str, tuple[str, int]] = {}
         self._max_tasks = max_tasks
         self._embed = embed
-        own = get_type_hints(state_schema, include_extras=True) if state_schema is not None else {}
-        super().__init__(make_schema(lambda: self.roster, own))
+        if history is not None and history < 0:
+            raise WorkflowError(f"Workflow {name!r}: history must not be negative, not {history}.")
+        self._history = history
+        self._own = own_keys(name, state_schema)
+        super().__init__(make_schema(lambda: self.roster, self._own.annotations))
         for agent in agents:
             self.add_agent(agent)
 
@@ -311,6 +318,9 @@ class Workflow(Shown, StateGraph[Any, Any, Any, Any]):
             reviews=reviews,
             teams={name: agent.run.compile() for name, agent in self.roster.items() if isinstance(agent.run, Team)},
             max_tasks=self._max_tasks,
+            history=self._history,
+            own={key: cast("Any", self.channels[key]) for key in self._own.annotations},
+            defaults=self._own.defaults,
         )
         self._check_reviewers(blueprint)
         return blueprint

@@ -1,0 +1,133 @@
+"""A run that goes on in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Generator, Sequence
+from typing import Any, cast
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.errors import GraphDrained
+from langgraph.runtime import RunControl
+from langgraph.types import Command, Interrupt
+
+from orchestra.events import Event
+from orchestra.shown import Shown, drawing
+from orchestra.snapshots import Outcome, RunState, state_of
+from orchestra.tasks import Result, now
+from orchestra.timers import due_of, is_timer, overdue
+
+
+class Run(Shown):
+    """One execution on a thread. Await it for its `Outcome`; iterate `events()`, or await `watch()`, to see it go."""
+
+    def __init__(self, graph: Any, given: Any, config: RunnableConfig, on_end: Callable[[Run], Any]) -> None:
+        self.thread_id: str = config.get("configurable", {})["thread_id"]
+        self._control = RunControl()
+        self._events: list[Event] = []
+        self._news = asyncio.Event()
+        self._task = asyncio.create_task(self._drive(graph, given, config), name=f"run {self.thread_id}")
+        # Whoever watches wakes up at the end too, whichever way it came.
+        self._task.add_done_callback(lambda _: self._news.set())
+        self._task.add_done_callback(lambda _: on_end(self))
+
+    def __await__(self) -> Generator[Any, None, Outcome]:
+        """Wait for the run to end and return how. Cancelling the waiter does not cancel the run."""
+        return asyncio.shield(self._task).__await__()
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is over, for now."""
+        return self._task.done()
+
+    @property
+    def seen(self) -> Sequence[Event]:
+        """What has happened so far."""
+        return tuple(self._events)
+
+    async def events(self) -> AsyncIterator[Event]:
+        """Yield what has happened and what happens, from the run's start to its end."""
+        seen = 0
+        while True:
+            while seen < len(self._events):
+                yield self._events[seen]
+                seen += 1
+            if self._task.done():
+                return
+            self._news.clear()
+            await self._news.wait()
+
+    async def watch(self) -> Outcome:
+        """Show the run while it goes on, in the notebook's cell or the terminal, and return how it ended.
+
+        In a notebook the picture is renewed in place, and the saved notebook keeps the last one only.
+        """
+        return await drawing("live").watch(self)
+
+    def drain(self) -> None:
+        """Let agents in flight finish and start nothing more; the rest is left for `resume`."""
+        self._control.request_drain()
+
+    async def cancel(self) -> None:
+        """Cancel the agents in flight and wait until they are gone; what is finished stays, the rest can be resumed."""
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait([self._task])
+
+    async def accepted(self) -> None:
+        """Return when the request is stored and the plan made, or raise what kept it from that."""
+        watching = asyncio.create_task(anext(self.events(), None))
+        await asyncio.wait([watching, self._task], return_when=asyncio.FIRST_COMPLETED)
+        watching.cancel()
+        if self._task.done() and not self._task.cancelled() and (error := self._task.exception()) is not None:
+            raise error
+
+    async def _drive(self, graph: Any, given: Any, config: RunnableConfig) -> Outcome:
+        """Run until nothing is left to do, or what is left waits for a person or a later date."""
+        while True:
+            values, asked, drained = await self._stream(graph, given, config)
+            late = {one.id: answer for one in asked for answer in overdue(one, now())}
+            if drained or not late:
+                break
+            given = Command(resume=late)
+        results = cast("dict[str, Result]", values.get("results") or {})
+        state = state_of(values.get("plan"), results, answered=values.get("answer") is not None, asking=bool(asked))
+        return Outcome(
+            thread_id=self.thread_id,
+            state=RunState.STOPPED if drained else state,
+            answer=values.get("answer"),
+            results=results,
+            plan=values.get("plan"),
+            questions=tuple(one for one in asked if not is_timer(one)),
+            due=min((due for one in asked if (due := due_of(one)) is not None), default=None),
+        )
+
+    async def _stream(
+        self, graph: Any, given: Any, config: RunnableConfig
+    ) -> tuple[dict[str, Any], list[Interrupt[Any]], bool]:
+        """Run once; return the state, what was asked, and whether the run was drained."""
+        values: dict[str, Any] = {}
+        asked: list[Interrupt[Any]] = []
+        modes = ["custom", "values", "updates"]
+        stream = graph.astream(given, config, stream_mode=modes, subgraphs=True, control=self._control)
+        try:
+            async with contextlib.aclosing(stream):
+                async for namespace, mode, chunk in stream:
+                    if mode == "custom":
+                        if isinstance(chunk, Event):
+                            self._events.append(chunk)
+                            self._news.set()
+                    elif namespace:
+                        continue
+                    elif mode == "values":
+                        values = chunk
+                    elif "__interrupt__" in chunk:
+                        asked.extend(chunk["__interrupt__"])
+        except GraphDrained:
+            return (await graph.aget_state(config)).values, asked, True
+        return values, asked, False
+
+    def __repr__(self) -> str:
+        """Show the thread and whether it goes on."""
+        return f"Run({self.thread_id!r}, {'ended' if self.ended else 'running'})"
