@@ -41,6 +41,11 @@ class Run(Shown):
         """Whether it is over, for now."""
         return self._task.done()
 
+    async def over(self, *, within: float) -> bool:
+        """Wait for the end, but not longer than `within` seconds; return whether it is there. Raises nothing."""
+        await asyncio.wait([self._task], timeout=within)
+        return self.ended
+
     @property
     def seen(self) -> Sequence[Event]:
         """What has happened so far."""

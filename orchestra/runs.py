@@ -427,8 +427,8 @@ def _workflow(info: RunInfo, workflow: Workflow | None) -> Workflow:
         return load(info.reference)
     except WorkflowNotFound as error:
         raise WorkflowNotFound(
-            f"The workflow of thread {info.thread_id!r} has moved: {str(error).rstrip('.')}. Say where it is now: pass workflow=, or "
-            "--graph on the command line."
+            f"The workflow of thread {info.thread_id!r} has moved: {str(error).rstrip('.')}. Say where it is now: pass "
+            "workflow=, or --graph on the command line."
         ) from error
 
 

@@ -276,7 +276,8 @@ def _told(info: RunInfo, path: tuple[str, ...]) -> Iterator[Event]:
                 at = attempt.started + timedelta(seconds=attempt.seconds)
                 yield AttemptFailed(path=path, task=task, attempt=attempt, at=at)
         yield TaskEnded(path=path, task=result.task, result=result, at=result.ended)
+    last = max([info.since, *(result.ended for result in results)])
     for task in info.waiting:
-        yield TaskWaiting(path=path, task=task, at=info.since)
+        yield TaskWaiting(path=path, task=task, at=last)
     for task, team in info.teams.items():
         yield from _told(team, (*path, task))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Protocol, Self
 
@@ -23,10 +23,11 @@ from orchestra.events import (
     TaskStarted,
     TaskWaiting,
 )
+from orchestra.outputs import text_of
 from orchestra.show.progress import Progress, Row
 from orchestra.show.theme import SIGNS, clean, duration, one_line
-from orchestra.snapshots import RunInfo
-from orchestra.tasks import Result
+from orchestra.snapshots import Comparison, History, RunInfo
+from orchestra.tasks import Memo, Result
 
 PIPE_WIDTH = 240
 """Characters per line where there is no terminal."""
@@ -207,9 +208,7 @@ def answer(console: Console, text: str) -> None:
 
 def runs_table(infos: Iterable[RunInfo]) -> Table:
     """The list of runs."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for title in ("thread", "workflow", "state", "tasks", "since", "request"):
-        table.add_column(title, header_style="dim", no_wrap=title != "request")
+    table = _table("thread", "workflow", "state", "tasks", "since", "request")
     for info in infos:
         total = len(info.plan.tasks) if info.plan else 0
         since = info.since.astimezone().strftime("%Y-%m-%d %H:%M:%S")
@@ -227,9 +226,7 @@ def runs_table(infos: Iterable[RunInfo]) -> Table:
 
 def results_table(info: RunInfo) -> Table:
     """The tasks of one run: how each stands, who did it, in how many attempts, and why not."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for title in ("state", "task", "agent", "attempts", "time", "note"):
-        table.add_column(title, header_style="dim", no_wrap=title != "note")
+    table = _table("state", "task", "agent", "attempts", "time", "note")
     for task in info.plan.order if info.plan else ():
         result = info.results.get(task.id)
         table.add_row(
@@ -247,3 +244,66 @@ def notes(result: Result) -> list[str]:
     """What a person should know of how a task went."""
     said = [result.error] if result.error else [f"{a.agent}: {a.error}" for a in result.attempts if a.error]
     return said + [f"review: {'approved' if r.approved else '; '.join(r.reasons)}" for r in result.reviews]
+
+
+def history_table(history: History) -> Table:
+    """The moments of a thread."""
+    table = _table("moment", "branch", "turn", "what", "task", "at", "settled", "request")
+    last = None
+    for moment in history:
+        request = "" if moment.request == last else one_line(moment.request, 60)
+        last = moment.request
+        what = Text(moment.what) if moment.status is None else _state(str(moment.status))
+        table.add_row(
+            str(moment.number),
+            f"{moment.branch}{' (now)' if moment.tip and moment.branch == history.current else ''}",
+            str(moment.turn),
+            what,
+            Text(clean(moment.task or "")),
+            moment.at.astimezone().strftime("%Y-%m-%d %H:%M:%S"),
+            str(len(moment.settled) or ""),
+            Text(request),
+        )
+    return table
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """Two moments, task by task."""
+    table = _table("task", "result", f"moment {comparison.before.number}", f"moment {comparison.after.number}")
+    for change in comparison.tasks:
+        before, after = (_said(result) for result in (change.before, change.after))
+        table.add_row(Text(clean(change.task)), change.kind, before, after if change.kind != "kept" else Text(""))
+    return table
+
+
+def values_table(comparison: Comparison) -> Table:
+    """Two moments, by the keys of the state that differ."""
+    table = _table("key", f"moment {comparison.before.number}", f"moment {comparison.after.number}")
+    for change in comparison.values:
+        values = (Text(one_line("" if v is None else text_of(v), 80)) for v in (change.before, change.after))
+        table.add_row(Text(clean(change.key)), *values)
+    return table
+
+
+def _said(result: Result | None) -> Text:
+    if result is None:
+        return Text("")
+    return Text(one_line(text_of(result.output) if result.ok else f"{result.status}: {result.error}", 60))
+
+
+def memory_table(found: Mapping[str, Sequence[Memo]]) -> Table:
+    """What is remembered, by user."""
+    table = _table("user", "kind", "key", "value", "by", "since")
+    for user, memos in found.items():
+        for memo in memos:
+            since = memo.at.astimezone().strftime("%Y-%m-%d %H:%M:%S") if memo.at else ""
+            texts = (Text(one_line(text, 80)) for text in (memo.key, text_of(memo.value), memo.by))
+            table.add_row(Text(clean(user)), memo.kind, *texts, since)
+    return table
+
+
+def _table(*titles: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for title in titles:
+        table.add_column(title, header_style="dim", no_wrap=title not in ("request", "note"))
+    return table

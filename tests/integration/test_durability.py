@@ -175,11 +175,11 @@ async def test_a_dependant_receives_the_same_before_and_after_a_crash(any_saver:
     @agent
     async def sink(money: Money) -> str:
         received.append(money)
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.6)
         return str(money.amount)
 
     flow = Workflow("w", agents=[source, sink])
-    await crash(flow.compile(checkpointer=any_saver), after=0.05)
+    await crash(flow.compile(checkpointer=any_saver), after=0.3)
     await flow.compile(checkpointer=any_saver).ainvoke(None, THREAD)
     assert received == [Money(amount=1.5)] * 2
     assert all(type(money) is Money for money in received)

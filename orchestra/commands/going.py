@@ -1,0 +1,227 @@
+"""Commands that set a run going: start, resume, fork, tick; and one that stops it."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import shlex
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from rich.console import Console
+
+from orchestra.commands.output import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    USAGE,
+    WAITING,
+    as_json,
+    console,
+    default_database,
+    line,
+    must_exist,
+    print_json,
+    program,
+    say,
+)
+from orchestra.references import load
+from orchestra.run import Run
+from orchestra.runs import Orchestra, Ticked
+from orchestra.show.terminal import answer, display
+from orchestra.show.theme import clean, when
+from orchestra.snapshots import Outcome, RunInfo, RunState
+from orchestra.timers import question_of
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Start a workflow on a request."""
+    workflow = load(arguments.graph)
+    request = arguments.request or workflow.example
+    if not request:
+        print(f"orchestra: workflow {workflow.name!r} has no example request; pass one.", file=sys.stderr)
+        return USAGE
+
+    async def start(orchestra: Orchestra) -> Run:
+        return await orchestra.start(
+            workflow, request, thread_id=arguments.thread, user=arguments.user, supersede=arguments.supersede
+        )
+
+    if not arguments.json:
+        line(console(arguments), f"{workflow.name}: {clean(request)}")
+    return asyncio.run(_follow(arguments, start))
+
+
+def resume(arguments: argparse.Namespace) -> int:
+    """Go on with a run that was cut off."""
+    must_exist(arguments.db)
+
+    async def begin(orchestra: Orchestra) -> Run | None:
+        info = await orchestra.info(arguments.thread)
+        if info.state in (RunState.DONE, RunState.FAILED):
+            return None
+        return await orchestra.resume(arguments.thread, workflow=load(arguments.graph) if arguments.graph else None)
+
+    return asyncio.run(_follow(arguments, begin))
+
+
+def fork(arguments: argparse.Namespace) -> int:
+    """Go back to a moment and run on from there on a new branch."""
+    must_exist(arguments.db)
+    results: dict[str, Any] = {}
+    for given in arguments.set:
+        task, equals, text = given.partition("=")
+        if not equals:
+            print(f"orchestra: --set {given}: write TASK=VALUE, the value as JSON or as plain text.", file=sys.stderr)
+            return USAGE
+        try:
+            results[task] = json.loads(text)
+        except ValueError:
+            results[task] = text
+
+    async def begin(orchestra: Orchestra) -> Run:
+        return await orchestra.fork(
+            arguments.thread,
+            at=arguments.at,
+            again=arguments.again,
+            results=results,
+            request=arguments.request,
+            workflow=load(arguments.graph) if arguments.graph else None,
+        )
+
+    return asyncio.run(_follow(arguments, begin))
+
+
+def tick(arguments: argparse.Namespace) -> int:
+    """Continue every waiting run whose time has come."""
+    must_exist(arguments.db)
+
+    async def go_on() -> list[Ticked]:
+        async with Orchestra(arguments.db) as orchestra:
+            return await orchestra.tick(workflow=load(arguments.graph) if arguments.graph else None)
+
+    ticked = asyncio.run(go_on())
+    if arguments.json:
+        print_json(
+            [
+                {
+                    "thread": one.thread_id,
+                    "state": one.outcome and str(one.outcome.state),
+                    "error": one.error and str(one.error),
+                }
+                for one in ticked
+            ]
+        )
+    else:
+        for one in ticked:
+            how = str(one.outcome.state) if one.outcome else f"not continued: {one.error}"
+            line(console(arguments), f"{clean(one.thread_id)}: {clean(how)}")
+        if not ticked:
+            line(console(arguments), "Nothing is due.")
+    return FAILED if any(one.error for one in ticked) else DONE
+
+
+def cancel(arguments: argparse.Namespace) -> int:
+    """Cancel the run on a thread, whichever process it is in."""
+    must_exist(arguments.db)
+
+    async def stop() -> bool:
+        async with Orchestra(arguments.db) as orchestra:
+            return await orchestra.cancel(arguments.thread)
+
+    found = asyncio.run(stop())
+    text = "Cancelled; what is finished stays. Its process notices within 5 s." if found else "No run is on it now."
+    say(arguments, f"{clean(arguments.thread)}: {text}", {"thread": arguments.thread, "cancelled": found})
+    return DONE
+
+
+async def _follow(arguments: argparse.Namespace, begin: Callable[[Orchestra], Any]) -> int:
+    """Begin a run, show it to its end, drain it on Ctrl-C, and tell how it went and how to go on."""
+    where = console(arguments)
+    async with contextlib.AsyncExitStack() as stack:
+        if arguments.json:  # standard output is for the machine, whatever agents print
+            stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+        orchestra = await stack.enter_async_context(Orchestra(arguments.db))
+        run: Run | None = await begin(orchestra)
+        if run is None:
+            return _report_finished(arguments, where, await orchestra.info(arguments.thread))
+        loop = asyncio.get_running_loop()
+        with display(where, quiet=arguments.json) as shown:
+            stopping = _Stopping(run, arguments.grace, shown.say)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.add_signal_handler(number, stopping.request)
+            async for event in run.events():
+                shown.show(event)
+            try:
+                outcome = await run
+            except asyncio.CancelledError:
+                outcome = None
+        return _report(arguments, where, run.thread_id, outcome, await orchestra.info(run.thread_id))
+
+
+class _Stopping:
+    """Ctrl-C: once drains, and cancels what is still in flight after the grace; twice cancels at once."""
+
+    def __init__(self, run: Run, grace: float, say: Callable[[str], None]) -> None:
+        self._run, self._grace, self._say = run, grace, say
+        self._cancelling: asyncio.Task[None] | None = None
+        self._asked = False
+
+    def request(self) -> None:
+        if self._asked:
+            self._cancelling = asyncio.create_task(self._run.cancel())
+            return
+        self._asked = True
+        self._run.drain()
+        self._say(f"Stopping: agents in flight get {self._grace:g} s to finish; Ctrl-C again stops them now.")
+        self._cancelling = asyncio.create_task(self._cancel_later())
+
+    async def _cancel_later(self) -> None:
+        await asyncio.sleep(self._grace)
+        await self._run.cancel()
+
+
+def _report(arguments: argparse.Namespace, where: Console, thread: str, outcome: Outcome | None, info: RunInfo) -> int:
+    if arguments.json:
+        print_json(as_json(info), file=sys.__stdout__)
+    elif info.answer is not None and outcome is not None:
+        where.print()
+        answer(where, info.answer)
+        where.print()
+    database = "" if arguments.db == default_database() else f" --db {arguments.db}"
+    again = f"{program()} resume {shlex.quote(thread)}{database}"
+    closer = f"{program()} runs show {shlex.quote(thread)}{database}"
+    if info.state is RunState.DONE:
+        _tell(arguments, where, f"Done. Look closer: {closer}")
+        return DONE
+    if info.state is RunState.FAILED:
+        _tell(arguments, where, f"Failed: the answer is incomplete. What happened: {closer}")
+        return FAILED
+    if info.state is RunState.WAITING:
+        for question in info.questions:
+            asked = clean(str(question_of(question)))
+            _tell(arguments, where, f"Waiting for an answer to question {question.id}: {asked}")
+        if info.questions:
+            how = f"await orchestra.resume({thread!r}, answers={{question id: answer}})"
+            _tell(arguments, where, f"Answer in Python: {how}. Nothing is lost.")
+        if info.due is not None:
+            _tell(arguments, where, f"Goes on by itself at {when(info.due)}, with: {program()} runs tick{database}")
+        return WAITING
+    _tell(arguments, where, f"Stopped; finished tasks are kept. Go on with: {again}")
+    return INTERRUPTED
+
+
+def _report_finished(arguments: argparse.Namespace, where: Console, info: RunInfo) -> int:
+    _tell(arguments, where, f"Thread {info.thread_id} is finished; nothing is left to resume.")
+    if info.state is RunState.FAILED or arguments.json:
+        return _report(arguments, where, info.thread_id, None, info)
+    return DONE
+
+
+def _tell(arguments: argparse.Namespace, where: Console, text: str) -> None:
+    if not arguments.json:
+        line(where, text)

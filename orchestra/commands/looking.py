@@ -1,0 +1,185 @@
+"""Commands that only look: at runs, at a thread's moments, at workflows."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pydantic_core
+
+from orchestra.commands.output import DONE, USAGE, as_json, console, line, must_exist, print_json, say
+from orchestra.errors import OrchestraError
+from orchestra.references import gallery, load
+from orchestra.runs import Orchestra
+from orchestra.show.graph import mermaid, workflow_svg
+from orchestra.show.picture import write_picture
+from orchestra.show.report import report
+from orchestra.show.terminal import answer, comparison_table, history_table, results_table, runs_table, values_table
+from orchestra.show.theme import clean, when
+from orchestra.snapshots import Comparison, RunInfo
+from orchestra.timers import question_of
+
+T = TypeVar("T")
+
+
+def runs_list(arguments: argparse.Namespace) -> int:
+    """List the newest run of each thread."""
+    infos = _read(
+        arguments,
+        lambda orchestra: orchestra.runs(
+            state=arguments.state, workflow=arguments.workflow, user=arguments.user, limit=arguments.limit
+        ),
+    )
+    if arguments.json:
+        print_json([as_json(info) for info in infos])
+    elif infos:
+        console(arguments).print(runs_table(infos))
+    else:
+        chosen = arguments.state or arguments.workflow or arguments.user
+        line(console(arguments), f"No {'such ' if chosen else ''}runs in {arguments.db}{'' if chosen else ' yet'}.")
+    return DONE
+
+
+def runs_show(arguments: argparse.Namespace) -> int:
+    """Show one run: its tasks, how each went, and the answer; or write all of it as a page."""
+
+    async def read(orchestra: Orchestra) -> tuple[RunInfo, list[dict[str, Any]]]:
+        return await orchestra.info(arguments.thread), await orchestra.turns(arguments.thread)
+
+    info, turns = _read(arguments, read)
+    if arguments.html is not None:
+        return _write(arguments, arguments.html, lambda path: path.write_text(report(info, history=turns), "utf-8"))
+    if arguments.json:
+        print_json(as_json(info) | {"history": turns})
+        return DONE
+    where = console(arguments)
+    where.print(runs_table([info]))
+    where.print()
+    where.print(results_table(info))
+    for question in info.questions:
+        line(where, f"\nOpen question {question.id}: {clean(str(question_of(question)))}")
+    if info.due is not None:
+        line(where, f"\nGoes on by itself at {when(info.due)}, with: orchestra runs tick")
+    if info.answer is not None:
+        where.print()
+        answer(where, info.answer)
+    return DONE
+
+
+def history(arguments: argparse.Namespace) -> int:
+    """Show the moments of a thread that a branch can start from."""
+    found = _read(arguments, lambda orchestra: orchestra.history(arguments.thread))
+    if arguments.json:
+        print_json({"current": found.current, "moments": [_plain(moment) for moment in found]})
+    else:
+        console(arguments).print(history_table(found))
+    return DONE
+
+
+def compare(arguments: argparse.Namespace) -> int:
+    """Show where two moments of a thread differ."""
+
+    async def read(orchestra: Orchestra) -> Comparison:
+        found = await orchestra.history(arguments.thread)
+        ends = [moment.number for _, moment in sorted(found.branches.items())][-2:]
+        before, after = arguments.before or ends[0], arguments.after or ends[-1]
+        return await orchestra.compare(arguments.thread, before, after)
+
+    found = _read(arguments, read)
+    if arguments.json:
+        print_json(
+            {
+                "tasks": [{"task": one.task, "kind": one.kind} for one in found.tasks],
+                "values": [_plain(one) for one in found.values],
+            }
+        )
+        return DONE
+    where = console(arguments)
+    where.print(comparison_table(found))
+    if found.values:
+        where.print()
+        where.print(values_table(found))
+    return DONE
+
+
+def graph_list(arguments: argparse.Namespace) -> int:
+    """List the workflows in graphs/."""
+    found: list[dict[str, str]] = []
+    for name in gallery():
+        try:
+            flow = load(name)
+        except OrchestraError as error:
+            found.append({"name": name, "error": str(error)})
+        else:
+            found.append({"name": name, "agents": ", ".join(flow.roster), "example": flow.example})
+    if arguments.json:
+        print_json(found)
+        return DONE
+    where = console(arguments)
+    if not found:
+        line(where, "There is no graphs/ folder with workflows here.")
+    for entry in found:
+        where.print(entry["name"], style="bold", highlight=False, markup=False)
+        for key in ("agents", "example", "error"):
+            if entry.get(key):
+                line(where, f"  {key}: {entry[key]}")
+    return DONE
+
+
+def graph_validate(arguments: argparse.Namespace) -> int:
+    """Check a workflow without running it."""
+    workflow = load(arguments.graph)
+    workflow.compile()
+    plan = workflow.make_plan() if workflow.planner is None else None
+    if arguments.json:
+        print_json({"workflow": workflow.name, "plan": plan and plan.model_dump(mode="json")})
+        return DONE
+    where = console(arguments)
+    made = f"{len(plan.tasks)} tasks, from {plan.made_by}" if plan else "a plan per request, from its planner"
+    line(where, f"{workflow.name} is valid: {len(workflow.roster)} agents, {made}.")
+    for task in plan.order if plan else ():
+        line(where, f"  {task.id}  {'needs ' + ', '.join(task.needs) if task.needs else 'starts at once'}")
+    return DONE
+
+
+def graph_draw(arguments: argparse.Namespace) -> int:
+    """Draw a workflow: as Mermaid text, or into a file as SVG or PNG."""
+    workflow = load(arguments.graph)
+    workflow.compile()
+    if arguments.output is None:
+        print(mermaid(workflow))
+        return DONE
+    if arguments.output.suffix not in (".svg", ".png", ".mmd"):
+        print(f"orchestra: {arguments.output}: the name must end in .svg, .png or .mmd.", file=sys.stderr)
+        return USAGE
+    if arguments.output.suffix == ".mmd":
+        return _write(arguments, arguments.output, lambda path: path.write_text(mermaid(workflow), "utf-8"))
+    return _write(arguments, arguments.output, lambda path: write_picture(workflow_svg(workflow), path))
+
+
+def _write(arguments: argparse.Namespace, path: Path, write: Callable[[Path], Any]) -> int:
+    try:
+        write(path)
+    except OSError as error:
+        print(f"orchestra: {path} can't be written: {error.strerror}.", file=sys.stderr)
+        return USAGE
+    say(arguments, f"Wrote {path}.", {"file": str(path)})
+    return DONE
+
+
+def _read(arguments: argparse.Namespace, read: Callable[[Orchestra], Awaitable[T]]) -> T:
+    must_exist(arguments.db)
+
+    async def go() -> T:
+        async with Orchestra(arguments.db) as orchestra:
+            return await read(orchestra)
+
+    return asyncio.run(go())
+
+
+def _plain(value: Any) -> Any:
+    return pydantic_core.to_jsonable_python(value, fallback=str)

@@ -1,0 +1,93 @@
+"""What all commands share: where they print to, exit codes, and runs as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any, TextIO
+
+import pydantic_core
+from rich.console import Console
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
+
+from orchestra.errors import ThreadNotFound
+from orchestra.show.terminal import PIPE_WIDTH
+from orchestra.snapshots import RunInfo
+from orchestra.timers import question_of
+
+DONE, FAILED, USAGE, WAITING, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+def must_exist(database: str) -> None:
+    """Refuse to look into a database file that is not there: opening it would make an empty one.
+
+    Raises:
+        ThreadNotFound: It is not there.
+    """
+    with contextlib.suppress(ArgumentError):  # the saver says it better
+        url = make_url(database)
+        file = url.database or ""
+        if url.get_backend_name() == "sqlite" and file not in {"", ":memory:"} and not Path(file).exists():
+            raise ThreadNotFound(f"There is no database {file}; name one with --db or ORCHESTRA_DB.")
+
+
+def default_database() -> str:
+    """Where runs are stored unless an option says otherwise."""
+    return os.environ.get("ORCHESTRA_DB", "sqlite:///runs.db")
+
+
+def program() -> str:
+    """What to type to run this program again."""
+    called = sys.argv[0]
+    if not called.endswith("/orchestra") or shutil.which("orchestra"):
+        return "orchestra"
+    return os.path.relpath(called)
+
+
+def console(arguments: argparse.Namespace) -> Console:
+    """Where a person reads; with --json not where the machine does."""
+    # Lines in a pipe are for grep: they are not wrapped at the width of a terminal that is not there.
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH
+    return Console(stderr=arguments.json, width=width)
+
+
+def line(where: Console, text: str) -> None:
+    """Print a line as it is."""
+    where.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def print_json(value: Any, file: TextIO | None = None) -> None:
+    """Print for machines."""
+    print(json.dumps(pydantic_core.to_jsonable_python(value), indent=2, ensure_ascii=False), file=file)
+
+
+def say(arguments: argparse.Namespace, text: str, told: Any) -> None:
+    """Print a text, or with --json what it tells."""
+    print_json(told) if arguments.json else line(console(arguments), text)
+
+
+def as_json(info: RunInfo) -> dict[str, Any]:
+    """A run for machines."""
+    return {
+        "thread": info.thread_id,
+        "workflow": info.workflow,
+        "reference": info.reference,
+        "user": info.user,
+        "state": str(info.state),
+        "turn": info.turn,
+        "request": info.request,
+        "since": info.since.isoformat(),
+        "plan": info.plan.model_dump(mode="json") if info.plan else None,
+        "results": dict(info.raw),
+        "answer": info.answer,
+        "questions": [{"id": question.id, "value": question_of(question)} for question in info.questions],
+        "due": info.due.isoformat() if info.due else None,
+        "waiting": list(info.waiting),
+        "teams": {task: as_json(team) for task, team in info.teams.items()},
+    }
