@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 from langgraph.types import Interrupt
 
@@ -119,8 +119,33 @@ class RunInfo(Shown):
         return {task: Result.model_validate(raw) for task, raw in self.raw.items()}
 
 
-class RunList(Shown, list[RunInfo]):
-    """Runs, as a list that shows itself as a table."""
+class RunList(Shown, Sequence[RunInfo]):
+    """Runs, as a sequence that shows itself as a table.
+
+    Args:
+        infos: The runs.
+    """
+
+    # Not a list: a notebook would print it as one.
+
+    def __init__(self, infos: Iterable[RunInfo]) -> None:
+        self._infos = tuple(infos)
+
+    @overload
+    def __getitem__(self, index: int) -> RunInfo: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[RunInfo]: ...
+    def __getitem__(self, index: int | slice) -> RunInfo | Sequence[RunInfo]:
+        """One of them, or some."""
+        return self._infos[index]
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._infos)
+
+    def __repr__(self) -> str:
+        """Show the threads."""
+        return f"RunList({', '.join(f'{info.thread_id}: {info.state}' for info in self._infos)})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,14 +20,14 @@ _LONG = 1200
 _MOST = 200_000
 """Characters of an output that a page shows at most."""
 
-_KINDS = {"kept": "=", "same": "≈", "changed": "≠", "added": "+", "removed": "−"}  # noqa: RUF001 -- a minus as wide as the plus
+_KINDS = {"kept": "=", "same": "≈", "changed": "→", "added": "+", "removed": "−"}  # noqa: RUF001 -- a minus as wide as the plus
 """The sign of each kind of difference between two moments."""
 
 _RULES = """
 :root{background:var(--ground);color:var(--text);text-align:left;
   font:15px/1.5 system-ui,-apple-system,'Segoe UI',Roboto,'Noto Sans',sans-serif}
 :root:not(body){padding:4px 8px;border-radius:6px}
-table{border-collapse:collapse;margin:8px 0;width:100%;font-size:14px;background:none;color:inherit}
+table{border-collapse:collapse;table-layout:auto;margin:8px 0;width:100%;font-size:14px;background:none;color:inherit}
 caption{text-align:left;color:var(--muted);padding:4px 0;caption-side:top}
 th,td{text-align:left;vertical-align:top;padding:5px 14px 5px 0;border:0;border-top:1px solid var(--faint);
   background:none;overflow-wrap:anywhere;min-width:6em}
@@ -54,6 +54,10 @@ ul.sources{padding-left:1.2em;margin:4px 0}
 """
 
 
+_OURS = ".orchestra" * 3
+"""Thrice, because a notebook's rules for tables are about that specific."""
+
+
 def _scoped(rules: str) -> str:
     """The rules below the class `orchestra` only: a notebook's page, or anybody else's, keeps its own looks."""
     lines = re.sub(r"\n\s+", "", rules).strip().split("\n")
@@ -61,14 +65,14 @@ def _scoped(rules: str) -> str:
     for line in lines:
         selectors, body = line.split("{", 1)
         parts = [
-            part.replace(":root", ":is(div,body).orchestra") if ":root" in part else f".orchestra {part}"
+            part.replace(":root", ":is(div,body).orchestra") if ":root" in part else f"{_OURS} {part}"
             for part in selectors.split(",")
         ]
         scoped.append(f"{','.join(parts)}{{{body}")
     return "".join(scoped)
 
 
-_STATES = "".join(f".orchestra .{state}{{color:var(--{state})}}" for state in SIGNS)
+_STATES = "".join(f"{_OURS} .{state}{{color:var(--{state})}}" for state in SIGNS)
 STYLE = style().replace(":root", ".orchestra") + _scoped(_RULES) + _STATES
 """The looks of all fragments, for what has the class `orchestra`."""
 
@@ -168,7 +172,7 @@ def history_table(history: History) -> str:
             str(moment.turn),
             str(moment.wave),
             escape(moment.what),
-            escape(moment.task or one_line(moment.request, 60) if moment.what in ("asked", "finished") else ""),
+            escape(about(moment)),
             state(moment.status) if moment.status else "",
             when(moment.at),
             tip(history, moment),
@@ -177,6 +181,13 @@ def history_table(history: History) -> str:
     ]
     heads = ("#Number", "#Branch", "#Turn", "#Wave", "What", "Task or request", "Status", "@At", "Tip")
     return table(f"History of {history.thread_id}", heads, rows)
+
+
+def about(moment: Moment) -> str:
+    """The task that ended, the request that was stored, or how much a branch begins with."""
+    if moment.what == "forked":
+        return f"keeps {len(moment.settled)} results"
+    return moment.task or (one_line(moment.request, 60) if moment.what == "asked" else "")
 
 
 def tip(history: History, moment: Moment) -> str:
@@ -254,7 +265,7 @@ def result_card(result: Result) -> str:
 
 def how(result: Result) -> str:
     """By whom, in what time, in how many attempts."""
-    said = [f"by {escape(result.agent)}"] if result.agent else []
+    said = [f"by {'a person, in place of ' * result.edited}{escape(result.agent)}"] if result.agent else []
     if result.attempts:
         said.append(duration(sum(attempt.seconds for attempt in result.attempts)))
         said += [f"{len(result.attempts)} attempts"] if len(result.attempts) > 1 else []

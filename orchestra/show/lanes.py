@@ -96,8 +96,8 @@ def _blocks(progress: Progress, row: Row, begin: datetime, end: datetime) -> dic
         blocks.setdefault(agent, Block(row)).waits.append((since, (end - begin).total_seconds()))
     if not blocks:
         blocks[agent] = Block(row)
-    if row.ended is not None and not row.attempts:  # skipped, or nobody could do it: a point in time
-        kind = "skipped" if row.state == "skipped" else "failed"
+    if row.ended is not None and not row.attempts:  # skipped, nobody could do it, or done by a person: a point in time
+        kind = {"skipped": "skipped", "succeeded": "edited"}.get(row.state, "failed")
         point = (row.ended - begin).total_seconds()
         blocks[agent] = Block(row, [((point, point), Bar(agent, 0, row.ended, row.ended, kind, row.note))])
     return blocks

@@ -20,7 +20,7 @@ from orchestra.show.progress import Progress
 from orchestra.show.theme import SIGNS, duration, escape, one_line, when
 from orchestra.show.timeline import timeline_svg
 from orchestra.snapshots import Comparison, History, Moment, Outcome, RunInfo, RunList, RunState, past_events
-from orchestra.tasks import Plan, Result
+from orchestra.tasks import Plan, Result, now
 from orchestra.workflow import Workflow
 
 _MOST = 40
@@ -80,9 +80,9 @@ def _info(value: RunInfo) -> dict[str, Any]:
     pictures = ""
     if value.plan is not None:
         progress = Progress.of(past_events(value))
-        now = value.since if value.state in (RunState.RUNNING, RunState.WAITING) else None
+        at = value.since if value.state in (RunState.RUNNING, RunState.WAITING) else None
         pictures = _image(plan_svg(progress), f"Plan of {len(rows)} tasks")
-        pictures += _image(timeline_svg(progress, now), "Timeline") if value.raw else ""
+        pictures += _image(timeline_svg(progress, at), "Timeline") if value.raw else ""
     return _formats(text, head, pictures, html.results_table(value))
 
 
@@ -104,14 +104,14 @@ def _history(value: History) -> dict[str, Any]:
             str(moment.branch),
             str(moment.turn),
             moment.what,
-            moment.task or "",
+            html.about(moment),
             _sign(moment.status) if moment.status else "",
             when(moment.at),
             html.tip(value, moment),
         )
         for moment in value
     ]
-    heads = ("number", "branch", "turn", "what", "task", "status", "at", "tip")
+    heads = ("number", "branch", "turn", "what", "about", "status", "at", "tip")
     return _formats(_columns(f"History of {value.thread_id}", heads, rows), html.history_table(value))
 
 
@@ -134,7 +134,19 @@ def _comparison(value: Comparison) -> dict[str, Any]:
 
 @bundle.register
 def _run(value: Run) -> dict[str, Any]:
-    return {"text/plain": f"Run on thread {one_line(value.thread_id)}: await it, or iterate over its events()"}
+    progress = Progress.of(value.seen)
+    if value.ended:
+        progress.stop(max((event.at for event in value.seen), default=now()))
+    rows = progress.rows
+    done = sum(row.ended is not None for row in rows if not row.path)
+    total = sum(not row.path for row in rows)
+    text = f"Run on thread {one_line(value.thread_id)}: {done} of {total} tasks"
+    if not rows:
+        return {"text/plain": text}
+    at = None if value.ended else now()
+    pictures = _image(plan_svg(progress, at=at), text) + _image(timeline_svg(progress, at), "Timeline")
+    head = f'<p class="head"><strong>{escape(value.thread_id)}</strong>: {done} of {total} tasks</p>'
+    return _formats(text, head, pictures)
 
 
 def _formats(text: str, *fragments: str) -> dict[str, Any]:

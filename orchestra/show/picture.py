@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import importlib
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -34,7 +35,8 @@ _SECONDS = 60
 """How long a converter may take."""
 
 _MAGICK = "-background none -density {dpi} {source} {target}"
-_CHROME = (
+_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
+_CHROME = ("--no-sandbox " if _ROOT else "") + (  # Chromium refuses to run with its sandbox as root, as in containers
     "--headless --disable-gpu --no-first-run --disable-background-networking --hide-scrollbars "
     "--user-data-dir={folder} --force-device-scale-factor={scale} --window-size={width},{height} "
     "--screenshot={target} {source}"
@@ -50,6 +52,9 @@ _CONVERTERS = {
 """Programs that make a PNG of an SVG, by preference, and their arguments."""
 
 # Text
+
+_OVERRIDES = re.compile("[\u202a-\u202e\u2066-\u2069]")
+"""Characters that turn the order of letters around: they could make a name read as another."""
 
 
 class _Widths(dict[str, float]):
@@ -83,7 +88,7 @@ def text_width(text: str, size: float, *, bold: bool = False) -> float:
 
 def fit(text: str, width: float, size: float, *, bold: bool = False) -> str:
     """The text in one line, cut with an ellipsis where it is wider than `width`."""
-    text = one_line(text, 400)
+    text = _OVERRIDES.sub("", one_line(text, 400))
     if text_width(text, size, bold=bold) <= width:
         return text
     room = width - text_width("…", size, bold=bold)

@@ -30,7 +30,8 @@ class Bar:
         number: Which try of this agent it was, from 1.
         started: When the work began.
         ended: When it ended; `None` while it goes on.
-        outcome: "running", "suspended" (the task waits for a person or a date), or as `Attempt.outcome` says.
+        outcome: "running", "suspended" (the task waits for a person or a date), "stopped" (the run was cut off), or as
+            `Attempt.outcome` says.
         error: What went wrong, in one line.
     """
 
@@ -99,13 +100,15 @@ class Progress:
     @property
     def rows(self) -> list[Row]:
         """The tasks in the plan's order, a team's own tasks below the team."""
+        inside: dict[tuple[str, ...], list[Row]] = {}
+        for row in self._rows.values():
+            inside.setdefault(row.path, []).append(row)
         listed: list[Row] = []
 
         def below(path: tuple[str, ...]) -> None:
-            for (where, task), row in self._rows.items():
-                if where == path:
-                    listed.append(row)
-                    below((*path, task))
+            for row in inside.get(path, ()):
+                listed.append(row)
+                below((*path, row.task.id))
 
         below(())
         return listed
@@ -123,6 +126,13 @@ class Progress:
         moments = [row.planned, *(other.ended for other in self.needs(row))]
         known = [moment for moment in moments if moment is not None]
         return max(known) if len(known) == len(moments) else None
+
+    def stop(self, at: datetime) -> None:
+        """Take in that the run is over: what still went on was cut off."""
+        for row in self._rows.values():
+            if row.state in ("running", "retrying"):
+                row.state = "stopped"
+                _cut(row, at, "stopped")
 
     def apply(self, event: Event) -> Row | None:
         """Take in an event and return the row it changed, if it is about one task."""

@@ -108,9 +108,7 @@ class _Live:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for row in self._progress.rows:  # cut off: the last picture must not claim that it still runs
-            if row.state in ("running", "retrying"):
-                row.state = "stopped"
+        self._progress.stop(datetime.now(UTC))
         self._live.stop()
 
     def show(self, event: Event) -> None:
@@ -259,7 +257,7 @@ def history_table(history: History) -> Table:
             f"{moment.branch}{' (now)' if moment.tip and moment.branch == history.current else ''}",
             str(moment.turn),
             what,
-            Text(clean(moment.task or "")),
+            Text(clean(moment.task or "") if moment.what != "forked" else f"keeps {len(moment.settled)}"),
             moment.at.astimezone().strftime("%Y-%m-%d %H:%M:%S"),
             str(len(moment.settled) or ""),
             Text(request),

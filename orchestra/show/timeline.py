@@ -26,7 +26,9 @@ _KINDS = {  # of a bar: its sign, its colour, what the legend says
     "failed": (SIGNS["failed"], "failed", "failed try"),
     "running": (SIGNS["running"], "running", "at work"),
     "suspended": (SIGNS["waiting"], "waiting", "asked, and stopped for the answer"),
+    "stopped": (SIGNS["stopped"], "stopped", "cut off"),
     "skipped": (SIGNS["skipped"], "skipped", "never began"),
+    "edited": ("✎", "pending", "put in by a person"),
 }
 _OPEN = ("running", "suspended")
 """Kinds that have not come to an end: their bars are outlines."""

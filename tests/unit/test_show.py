@@ -101,7 +101,7 @@ def test_tables_show_what_agents_wrote_as_text_not_as_markup() -> None:
         turn=1,
         since=T0,
         plan=PLAN,
-        results={"a": result("a", Status.FAILED, "[link]evil[/link]").model_dump(mode="json")},
+        raw={"a": result("a", Status.FAILED, "[link]evil[/link]").model_dump(mode="json")},
     )
     out = io.StringIO()
     console = Console(file=out, width=120)

@@ -269,6 +269,7 @@ def test_hostile_texts_are_shown_as_text(draw: Callable[[Any], str]) -> None:
     for start in ("<script>alert", "]]>&amp;<", "🦊", "مرحبا", "漢字", "xxxxx", '"double"'):
         assert any(text.startswith(start) for text in shown), start
     assert max(map(len, shown)) < 60
+    assert not any("\u202e" in text for text in shown)
     check_picture(svg)
 
 
