@@ -28,6 +28,7 @@ bench: $(READY)  ## The performance claims, each beside a peer
 	@$(BIN)/python tests/benchmarks/overhead.py
 	@$(BIN)/python tests/benchmarks/routing.py
 	@$(BIN)/python tests/benchmarks/savers.py
+	@$(BIN)/python tests/benchmarks/show.py
 
 notebooks: $(READY)  ## Run every notebook from top to bottom
 	@$(BIN)/python -m pytest tests/notebooks

@@ -236,11 +236,12 @@ async def test_a_stopped_turn_in_plain_langgraph(any_saver: Any) -> None:
 
 
 async def test_a_drained_turn_is_recorded_as_stopped_with_what_it_had_finished(database: str) -> None:
-    gate = asyncio.Event()
+    working, gate = asyncio.Event(), asyncio.Event()
 
     @agent
     async def first(task: Assignment) -> int:
         if task.request == "drain":
+            working.set()
             await gate.wait()
         return 1
 
@@ -251,6 +252,7 @@ async def test_a_drained_turn_is_recorded_as_stopped_with_what_it_had_finished(d
     flow = Workflow("w", agents=[first, second])
     async with Orchestra(database) as orchestra:
         run = await orchestra.start(flow, "drain", thread_id="t")
+        await asyncio.wait_for(working.wait(), 10)
         run.drain()
         gate.set()
         assert {*(await run).results} == {"first"}

@@ -127,7 +127,7 @@ def test_tables_say_what_there_is_to_say() -> None:
     assert rows(html.attempts_table(team))[1][:4] == ["ops/deep", "x", "1", "✓ ok"]
     assert [row[-1] for row in rows(html.history_table(HISTORY))] == ["", "◀ end of branch", "◀ goes on here"]
     changes = rows(html.comparison_table(COMPARISON))
-    assert changes[0][1] == "≠ changed"
+    assert changes[0][1] == "→ changed"
     assert len(changes[0][2]) == 110
     assert changes[1][1:] == ["− removed", f"✗ failed {EVIL}", ""]  # noqa: RUF001 -- the sign shown
     assert changes[2] == ["answer", "old", ""]
