@@ -47,6 +47,7 @@ class Heads:
         filter: What their metadata must hold.
         before: Only those that come after this one in the list: its id and its thread's.
         nested: Of all namespaces but the root one, instead of the root one.
+        written: Only those among whose writes there is one of this channel.
     """
 
     limit: int | None = None
@@ -54,6 +55,7 @@ class Heads:
     filter: Mapping[str, Any] = field(default_factory=dict[str, Any])
     before: tuple[str, str] | None = None
     nested: bool = False
+    written: str | None = None
 
 
 class Reader:
@@ -108,6 +110,10 @@ class Reader:
         )
         if wanted.thread_id is not None:
             query = query.where(table.c.thread_id == wanted.thread_id)
+        if wanted.written is not None:
+            w = self._schema.writes.c
+            beside = [w[name] == table.c[name] for name in CHECKPOINT_KEY]
+            query = query.where(select(w.channel).where(*beside, w.channel == wanted.written).exists())
         if self.codec.sealer.encryption is None:
             query = query.where(*(may_have(table.c.metadata, key, value) for key, value in wanted.filter.items()))
         found: list[CheckpointTuple] = []

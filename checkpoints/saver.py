@@ -48,6 +48,7 @@ class Wanted(TypedDict, total=False):
     filter: Mapping[str, Any]
     before: CheckpointTuple | None
     nested: bool
+    written: str | None
 
 
 def _heads(wanted: Wanted) -> Heads:
@@ -59,6 +60,7 @@ def _heads(wanted: Wanted) -> Heads:
         filter=wanted.get("filter") or {},
         before=(where["checkpoint_id"], where["thread_id"]) if last else None,
         nested=wanted.get("nested", False),
+        written=wanted.get("written"),
     )
 
 
@@ -214,7 +216,8 @@ class SQLAlchemySaver(Leasing, Keeping, BaseCheckpointSaver[str]):
         Args:
             wanted: ``limit``, how many at most; ``thread_id``, only this thread; ``filter``, what their metadata must
                 hold; ``before``, the head (as it was returned) after which the list goes on; ``nested=True`` for the
-                namespaces below the root one instead.
+                namespaces below the root one instead; ``written``, only those among whose writes there is one of this
+                channel.
         """
         return self._database.read(partial(self._reader.heads, wanted=_heads(wanted)))
 

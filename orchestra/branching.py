@@ -1,8 +1,4 @@
-"""New branches of a thread, and what is left of a turn that is not finished, by LangGraph's own way to write state.
-
-Nothing here changes a checkpoint that is there: LangGraph copies the one that a branch starts from, and goes on from
-the copy.
-"""
+"""New branches of a thread, and what is left of a turn that is not finished, by LangGraph's own way to write state."""
 
 from __future__ import annotations
 
@@ -65,7 +61,7 @@ async def branch(
     results: Mapping[str, Any] | None,
     updates: Sequence[tuple[str, Any]] = (),
 ) -> None:
-    """Start a new branch of a thread, which a run then resumes.
+    """Start a new branch of a thread, which a run then resumes. No checkpoint that is there is changed.
 
     Args:
         graph: The compiled graph, with the saver to use.
@@ -74,8 +70,15 @@ async def branch(
         results: What is finished on the new branch, as JSON.
         updates: What the finished tasks wrote to the user's own keys of the state.
     """
-    values = None if results is None else [(change, START) for change in _changes(Overwrite(dict(results)), updates)]
-    await graph.abulk_update_state(config, [[StateUpdate(values=cast("Any", values), as_node="__copy__")]])
+    place: dict[str, Any] = config.get("configurable", {})
+    head = await graph.checkpointer.aget_tuple({"configurable": {**place, "checkpoint_id": None}})
+    changes = [] if results is None else _changes(Overwrite(dict(results)), updates)
+    if changes and head is not None and head.checkpoint["id"] != place["checkpoint_id"]:
+        steps = [StateUpdate(values=each, as_node=START) for each in changes]
+    else:  # LangGraph would write its update beside what the head's own tasks wrote: it goes beside a copy's
+        values: Any = [(each, START) for each in changes] or None
+        steps = [StateUpdate(values=values, as_node="__copy__")]
+    await graph.abulk_update_state(config, [steps])
 
 
 async def settle(graph: Any, config: RunnableConfig, done: Sequence[Execution]) -> None:

@@ -121,6 +121,13 @@ class _Node:
         return str(cast("Mapping[str, Any]", self.step.metadata).get("source"))
 
     @property
+    def forks(self) -> bool:
+        """Whether a branch begins here, other than with a request."""
+        return self.source == "fork" or (
+            self.source == "update" and self.parent is not None and self.parent.branch != self.branch
+        )
+
+    @property
     def asked(self) -> str | None:
         return self.values.get("asked")
 
@@ -143,6 +150,16 @@ class _Node:
         for execution in self.executions:
             found.update(execution.results)
         return found
+
+    @property
+    def waves(self) -> int:
+        """How often open tasks have been sent out on this branch before this checkpoint, and some of them ended."""
+        count = 0
+        for node in self.turn():
+            count += node is not self and any(step.results for step in node.executions)
+            if node.forks:
+                break
+        return count
 
     def turn(self) -> Iterator[_Node]:
         """This and the earlier checkpoints of its turn, newest first."""
@@ -306,15 +323,15 @@ def _moments(node: _Node) -> Iterator[Moment]:
         number=0,
         branch=node.branch,
         turn=(values.get("turn") or 0) + (not node.planned),
-        wave=sum(any(step.results for step in earlier.executions) for earlier in node.turn() if earlier is not node),
+        wave=node.waves,
         what="asked",
         at=_time(node.step),
         request=values.get("request") or "",
         checkpoint_id=node.id,
     )
-    if node.source == "fork":
-        kept = frozenset(task for child in node.children if child.source == "update" for task in child.results)
-        yield replace(base, what="forked", settled=kept)
+    if node.forks:
+        copied = [child for child in node.children if node.source == "fork" and child.source == "update"]
+        yield replace(base, what="forked", settled=frozenset(copied[0].results if copied else node.results))
         return
     if new:
         yield base
@@ -323,7 +340,7 @@ def _moments(node: _Node) -> Iterator[Moment]:
     if new or (parent is not None and not parent.planned):
         yield replace(base, what="planned")
     before = {} if new or parent is None else parent.settled
-    if not (parent is not None and parent.source == "fork"):
+    if not (parent is not None and parent.forks):
         yield from _finished(base, before, node.results)
     yield from _finished(replace(base, wave=base.wave + 1), {**before, **node.results}, node.settled)
     answered = values.get("answer") is not None

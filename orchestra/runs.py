@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import CheckpointTuple
+from langgraph.checkpoint.serde.types import INTERRUPT
 from langgraph.types import Command
 
 from checkpoints import SQLAlchemySaver, SQLAlchemyStore
@@ -284,11 +285,12 @@ class Orchestra:
         """
         wanted = {key: value for key, value in (("workflow", workflow), ("user_id", user)) if value is not None}
         busy = {lease.thread_id for lease in await self.saver.aleases()}
+        written = INTERRUPT if state == RunState.WAITING else None  # the database tells who may be waiting
         found: list[RunInfo] = []
         before: CheckpointTuple | None = None
         while limit is None or len(found) < limit:
             size = _PAGE if state is not None or limit is None else min(_PAGE, limit - len(found))
-            heads = await self.saver.aheads(limit=size, filter=wanted, before=before)
+            heads = await self.saver.aheads(limit=size, filter=wanted, before=before, written=written)
             infos = (info_of(head, busy=_thread_of(head) in busy) for head in heads)
             found += [info for info in infos if state is None or info.state == state]
             if len(heads) < size:
