@@ -142,25 +142,31 @@ def cancel(arguments: argparse.Namespace) -> int:
 async def _follow(arguments: argparse.Namespace, begin: Callable[[Orchestra], Any]) -> int:
     """Begin a run, show it to its end, drain it on Ctrl-C, and tell how it went and how to go on."""
     where = console(arguments)
+    outcome: Outcome | None = None
     async with contextlib.AsyncExitStack() as stack:
         if arguments.json:  # standard output is for the machine, whatever agents print
             stack.enter_context(contextlib.redirect_stdout(sys.stderr))
         orchestra = await stack.enter_async_context(Orchestra(arguments.db))
         run: Run | None = await begin(orchestra)
-        if run is None:
-            return _report_finished(arguments, where, await orchestra.info(arguments.thread))
-        loop = asyncio.get_running_loop()
-        with display(where, quiet=arguments.json) as shown:
-            stopping = _Stopping(run, arguments.grace, shown.say)
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.add_signal_handler(number, stopping.request)
-            async for event in run.events():
-                shown.show(event)
-            try:
-                outcome = await run
-            except asyncio.CancelledError:
-                outcome = None
-        return _report(arguments, where, run.thread_id, outcome, await orchestra.info(run.thread_id))
+        if run is not None:
+            outcome = await _show(run, where, arguments)
+        info = await orchestra.info(run.thread_id if run is not None else arguments.thread)
+    return _report_finished(arguments, where, info) if run is None else _report(arguments, where, outcome, info)
+
+
+async def _show(run: Run, where: Console, arguments: argparse.Namespace) -> Outcome | None:
+    """Show a run to its end; return how it ended, or nothing if it was cancelled."""
+    loop = asyncio.get_running_loop()
+    with display(where, quiet=arguments.json) as shown:
+        stopping = _Stopping(run, arguments.grace, shown.say)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stopping.request)
+        async for event in run.events():
+            shown.show(event)
+        try:
+            return await run
+        except asyncio.CancelledError:
+            return None
 
 
 class _Stopping:
@@ -185,9 +191,10 @@ class _Stopping:
         await self._run.cancel()
 
 
-def _report(arguments: argparse.Namespace, where: Console, thread: str, outcome: Outcome | None, info: RunInfo) -> int:
+def _report(arguments: argparse.Namespace, where: Console, outcome: Outcome | None, info: RunInfo) -> int:
+    thread = info.thread_id
     if arguments.json:
-        print_json(as_json(info), file=sys.__stdout__)
+        print_json(as_json(info))
     elif info.answer is not None and outcome is not None:
         where.print()
         answer(where, info.answer)
@@ -218,7 +225,7 @@ def _report(arguments: argparse.Namespace, where: Console, thread: str, outcome:
 def _report_finished(arguments: argparse.Namespace, where: Console, info: RunInfo) -> int:
     _tell(arguments, where, f"Thread {info.thread_id} is finished; nothing is left to resume.")
     if info.state is RunState.FAILED or arguments.json:
-        return _report(arguments, where, info.thread_id, None, info)
+        return _report(arguments, where, None, info)
     return DONE
 
 

@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import pydantic_core
 from rich.console import Console
@@ -62,9 +62,9 @@ def line(where: Console, text: str) -> None:
     where.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def print_json(value: Any, file: TextIO | None = None) -> None:
+def print_json(value: Any) -> None:
     """Print for machines."""
-    print(json.dumps(pydantic_core.to_jsonable_python(value), indent=2, ensure_ascii=False), file=file)
+    print(json.dumps(pydantic_core.to_jsonable_python(value), indent=2, ensure_ascii=False))
 
 
 def say(arguments: argparse.Namespace, text: str, told: Any) -> None:

@@ -1,4 +1,4 @@
-"""What is remembered of a user: written by agents that succeed and by people, read by every later turn of the user's."""
+"""What is remembered of a user: written by agents that succeed and by people, read by each later turn of the user."""
 
 from __future__ import annotations
 

@@ -399,6 +399,24 @@ async def test_again_inside_a_team_restarts_the_whole_team_once_and_no_other(
     assert info.teams["left"].results["x"].output == "x2()"
 
 
+@pytest.mark.parametrize("turns", [1, 2])
+async def test_a_branch_shows_the_teams_that_it_kept(orchestra: Orchestra, desk: Desk, turns: int) -> None:
+    """Also if other branches, or later turns on them, were stored in between."""
+    flow = teams(desk)
+    await (await orchestra.start(flow, "go", thread_id="t"))
+    first = await orchestra.info("t")
+    await (await orchestra.fork("t", again="left", workflow=flow))
+    base = (await orchestra.history("t")).branches[1]
+    if turns == 2:
+        await (await orchestra.start(flow, "more", thread_id="t"))
+    await (await orchestra.fork("t", at=base, again="after", workflow=flow))
+    info = await orchestra.info("t")
+    assert (info.turn, info.asked) == (1, first.asked)
+    assert info.results["left"].output == "y1(x1(),z1())"
+    assert info.teams["left"].results["x"].output == "x1()"
+    assert info.teams["right"].results["x"].output == "x1()"
+
+
 async def test_a_question_inside_a_team_is_asked_and_answered_on_the_branch(
     database: str, orchestra: Orchestra, desk: Desk
 ) -> None:
@@ -922,6 +940,24 @@ async def test_own_state_after_a_fork_holds_exactly_what_the_kept_tasks_wrote(
     assert await own_state(orchestra, flow) == (["a2", "b2", "c3", "d5"], "d5")
 
 
+async def test_own_state_that_was_written_in_two_waves(orchestra: Orchestra, desk: Desk) -> None:
+    flow = noting(desk, slow="c")
+    run = await orchestra.start(flow, "go", thread_id="t")
+
+    async def at_work() -> bool:
+        return desk.calls["c"] == 1
+
+    await until(at_work)
+    run.drain()
+    assert (await run).state is RunState.STOPPED
+    await (await orchestra.resume("t", workflow=flow))
+    assert find(await orchestra.history("t"), "finished", "d").wave == 2
+    await (await orchestra.fork("t", again="d", workflow=flow))
+    assert sorted(desk.seen["d"].state["log"]) == ["a1", "b1", "c1"]
+    assert desk.seen["d"].state["latest"] == "c1"
+    assert await own_state(orchestra, flow) == (["a1", "b1", "c1", "d2"], "d2")
+
+
 async def test_own_state_of_earlier_turns_stays_on_a_branch(orchestra: Orchestra, desk: Desk) -> None:
     flow = noting(desk)
     await (await orchestra.start(flow, "one", thread_id="t"))
@@ -1105,6 +1141,19 @@ async def test_compare_tells_the_users_own_keys(orchestra: Orchestra, desk: Desk
     assert set(values) == {"answer", "log", "latest"}
     assert values["latest"] == ("d1", "d2")
     assert [sorted(log) for log in values["log"]] == [["a1", "b1", "c1", "d1"], ["a1", "b1", "c1", "d2"]]
+
+
+async def test_the_users_own_keys_at_a_moment_are_what_its_finished_tasks_have_written(
+    orchestra: Orchestra, desk: Desk
+) -> None:
+    flow = noting(desk)
+    await (await orchestra.start(flow, "go", thread_id="t"))
+    history = await orchestra.history("t")
+    last = find(history, "finished", "d")
+    comparison = await orchestra.compare("t", last, history[-1])
+    assert {change.key for change in comparison.values} == {"answer"}
+    comparison = await orchestra.compare("t", find(history, "finished", "c"), last)
+    assert {change.key: change.before for change in comparison.values if change.key == "latest"} == {"latest": "c1"}
 
 
 # -- what is refused

@@ -1,0 +1,228 @@
+"""Commands on runs that are there: history, fork, compare, tick, cancel, delete, memory, report, pictures."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestra.cli import main
+
+FLOW = '''
+import asyncio, os, time
+from orchestra import Assignment, Workflow, agent, ask, wait_for
+from langgraph.types import interrupt
+from datetime import timedelta
+
+@agent
+async def first(task: Assignment) -> int:
+    """Count."""
+    if "wait" in task.request:
+        wait_for(timedelta(seconds=0.4))
+    if "never" in task.request:
+        wait_for(timedelta(days=9))
+    if "slow" in task.request:
+        open("working", "w").close()
+        await asyncio.sleep(30)
+    return len(task.request)
+
+@agent
+async def second(x: int, task: Assignment) -> str:
+    if "ask" in task.request:
+        return interrupt("which one?")
+    if "like" in task.request:
+        task.remember("liked", task.request)
+    return f"# {x} letters, {task.preferences}"
+
+flow = Workflow("letters", agents=[first, second], example="an example")
+'''
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def orchestra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Call the command line in this process, in a folder with a workflow."""
+    (tmp_path / "cli_runs_flow.py").write_text(FLOW)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "240")
+    monkeypatch.delenv("ORCHESTRA_DB", raising=False)
+    monkeypatch.delitem(sys.modules, "cli_runs_flow", raising=False)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        try:
+            code = main(arguments)
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return call
+
+
+def run(orchestra: Command, request: str, *more: str) -> tuple[int, str, str]:
+    return orchestra("run", "cli_runs_flow.py", request, "--thread", "t", *more)
+
+
+def test_history_fork_and_compare(orchestra: Command) -> None:
+    run(orchestra, "hello")
+    code, out, _ = orchestra("runs", "history", "t")
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()[1:]] == ["1", "2", "3", "4", "5"]
+    code, out, _ = orchestra("runs", "fork", "t", "--set", "first=77")
+    assert code == 0
+    assert "# 77 letters" in out
+    code, out, _ = orchestra("runs", "compare", "t")
+    assert code == 0
+    assert out.count("changed") == 2
+    code, out, _ = orchestra("runs", "compare", "t", "3", "5", "--json")
+    assert [task["kind"] for task in json.loads(out)["tasks"]] == ["kept", "added"]
+    code, out, _ = orchestra("runs", "fork", "t", "--at", "3", "--json")
+    assert json.loads(out)["results"]["first"]["output"] == 5
+    code, out, _ = orchestra("runs", "history", "t", "--json")
+    assert json.loads(out)["current"] == 3
+    code, out, _ = orchestra("runs", "fork", "t", "--at", "1", "--request", "hi")
+    assert "# 2 letters" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["fork", "t"], "--again"),
+        (["fork", "t", "--again", "third"], "no task 'third'"),
+        (["fork", "t", "--at", "99"], "moments 1 to 5, not 99"),
+        (["fork", "t", "--set", "first"], "TASK=VALUE"),
+        (["fork", "t", "--set", "first=many"], "'first' does not fit"),
+        (["fork", "t", "--set", "first=1", "--again", "first"], "at once"),
+        (["fork", "nix", "--again", "first"], "no thread 'nix'"),
+        (["compare", "t", "1", "99"], "not 99"),
+        (["history", "nix"], "no thread 'nix'"),
+        (["delete", "t", "nix"], "no thread 'nix'"),
+        (["list", "--state", "asleep"], "invalid choice"),
+        (["show", "t", "--html", "no/such/folder/report.html"], "can't be written"),
+    ],
+)
+def test_wrong_input_is_named_and_nothing_is_lost(orchestra: Command, arguments: list[str], said: str) -> None:
+    run(orchestra, "hello")
+    code, _, err = orchestra("runs", *arguments)
+    assert code == 2
+    assert said in err
+    assert orchestra("runs", "list", "--json")[1].count('"thread": "t"') == 1
+
+
+def test_a_timer_waits_and_tick_goes_on(orchestra: Command) -> None:
+    code, out, _ = run(orchestra, "wait")
+    assert code == 3
+    assert "runs tick" in out
+    orchestra("run", "cli_runs_flow.py", "never", "--thread", "n")
+    code, out, _ = orchestra("runs", "list", "--state", "waiting", "--json")
+    assert {info["thread"] for info in json.loads(out)} == {"t", "n"}
+    time.sleep(0.4)
+    code, out, _ = orchestra("runs", "tick")
+    assert (code, out) == (0, "t: done\n")
+    assert orchestra("runs", "tick")[1] == "Nothing is due.\n"
+    assert orchestra("runs", "tick", "--json")[1] == "[]\n"
+
+
+def test_a_new_request_drops_an_open_question_only_if_told_to(orchestra: Command) -> None:
+    assert run(orchestra, "ask")[0] == 3
+    code, _, err = run(orchestra, "hello")
+    assert code == 2
+    assert "waits for an answer" in err
+    code, out, _ = run(orchestra, "hello", "--supersede")
+    assert code == 0
+    assert "# 5 letters" in out
+    past = json.loads(orchestra("runs", "show", "t", "--json")[1])["history"]
+    assert [(turn["ended"], turn["dropped"]) for turn in past] == [("superseded", ["which one?"])]
+
+
+def test_memory_is_seen_used_set_and_forgotten(orchestra: Command) -> None:
+    run(orchestra, "I like tea", "--user", "ada@example.org")
+    code, out, _ = orchestra("memory", "list")
+    assert code == 0
+    assert "ada@example.org" in out
+    assert "I like tea" in out
+    assert orchestra("memory", "set", "ada@example.org", "tone", '{"short": true}')[0] == 0
+    assert orchestra("memory", "set", "ada@example.org", "city", "Linz", "--fact")[0] == 0
+    _, out, _ = run(orchestra, "hello", "--user", "ada@example.org")
+    assert "'tone': {'short': True}" in out
+    assert "Linz" not in out
+    told = json.loads(orchestra("memory", "list", "--user", "ada@example.org", "--json")[1])
+    assert [memo["kind"] for memo in told["ada@example.org"]] == ["fact", "preference", "preference"]
+    assert orchestra("memory", "forget", "ada@example.org", "tone")[1] == "Forgot 1 of ada@example.org.\n"
+    assert orchestra("memory", "forget", "ada@example.org", "tone")[0] == 1
+    assert orchestra("memory", "forget", "ada@example.org")[1] == "Forgot 2 of ada@example.org.\n"
+    assert orchestra("memory", "list")[1] == "Nothing is remembered.\n"
+
+
+def test_listing_by_workflow_and_user_and_deleting(orchestra: Command) -> None:
+    run(orchestra, "hello", "--user", "ada")
+    orchestra("run", "cli_runs_flow.py", "hi", "--thread", "u")
+    for chosen, threads in (("--user=ada", {"t"}), ("--workflow=letters", {"t", "u"}), ("--workflow=x", set[str]())):
+        found: list[dict[str, Any]] = json.loads(orchestra("runs", "list", chosen, "--json")[1])
+        assert {info["thread"] for info in found} == threads
+    assert "No such runs" in orchestra("runs", "list", "--user", "bob")[1]
+    assert orchestra("runs", "delete", "t", "u") == (0, "Deleted t, u.\n", "")
+    assert orchestra("runs", "list")[1] == "No runs in sqlite:///runs.db yet.\n"
+
+
+def test_a_run_of_another_process_is_cancelled(orchestra: Command, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "orchestra", "run", "cli_runs_flow.py", "slow", "--thread", "t"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as other:
+        deadline = time.monotonic() + 20
+        while not (tmp_path / "working").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert "Cancelled" in orchestra("runs", "cancel", "t")[1]
+        _, err = other.communicate(timeout=20)
+    assert other.returncode == 2
+    assert "cancelled from elsewhere" in err
+    assert json.loads(orchestra("runs", "show", "t", "--json")[1])["state"] == "stopped"
+    assert "No run is on it now" in orchestra("runs", "cancel", "t")[1]
+
+
+def test_a_report_is_one_page(orchestra: Command, tmp_path: Path) -> None:
+    run(orchestra, "<script>alert(1)</script>")
+    assert orchestra("runs", "show", "t", "--html", "report.html") == (0, "Wrote report.html.\n", "")
+    page = (tmp_path / "report.html").read_text()
+    assert page.startswith("<!doctype html>")
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(1)" in page
+
+
+def test_a_workflow_is_drawn(orchestra: Command, tmp_path: Path) -> None:
+    code, out, _ = orchestra("graph", "draw", "cli_runs_flow.py")
+    assert code == 0
+    assert out.startswith("flowchart")
+    assert orchestra("graph", "draw", "cli_runs_flow.py", "-o", "flow.svg")[0] == 0
+    assert "first" in (tmp_path / "flow.svg").read_text()
+    code, _, err = orchestra("graph", "draw", "cli_runs_flow.py", "-o", "flow.jpg")
+    assert code == 2
+    assert ".svg, .png or .mmd" in err
+    code, _, err = orchestra("graph", "draw", "cli_runs_flow.py", "-o", "flow.png")
+    if any(map(shutil.which, ("rsvg-convert", "inkscape", "magick", "convert", "chromium", "chromium-browser"))):
+        assert (tmp_path / "flow.png").read_bytes().startswith(b"\x89PNG")
+    else:
+        assert (code, "svg" in err) == (2, True)
+
+
+def test_python_m_orchestra_answers_at_once(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "orchestra", "--help"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "COLUMNS": "100"},
+        check=False,
+    )
+    assert done.returncode == 0
+    assert "resume" in done.stdout
+    assert "langgraph" not in done.stderr
