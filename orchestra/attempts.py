@@ -6,12 +6,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import contextvars
 import inspect
 import random
-import threading
-import weakref
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -35,18 +31,10 @@ from orchestra.errors import (
 )
 from orchestra.events import AttemptFailed, DraftReviewed, Event, FellBack, TaskStarted
 from orchestra.outputs import decode, deliver, encode, text_of
+from orchestra.places import in_thread, place_of
 from orchestra.tasks import Assignment, Attempt, Memo, Result, Review, Status, Task, now
 
-_THREADS = 128
-"""Threads for one blocking agent without a limit of its own; more would cost more than they gain."""
-
-_UNLIMITED = contextlib.nullcontext()
-
 _LANGGRAPH_DEFAULT = RetryPolicy().retry_on
-
-_limits: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.WeakKeyDictionary[Agent, asyncio.Semaphore]] = (
-    weakref.WeakKeyDictionary()
-)
 
 
 class Journal(Protocol):
@@ -261,7 +249,7 @@ async def _one_attempt(
     job: Job, agent: Agent, bindings: Sequence[Binding], number: int
 ) -> tuple[Any, Attempt, Exception | None]:
     """One try, timed from the moment it has its place. What suspends or cancels the node passes through."""
-    async with _places(agent):
+    async with place_of(agent):
         job.ready()
         started = now()
         if agent.max_crashes is not None:
@@ -463,51 +451,3 @@ def _pause(policy: RetryPolicy, number: int) -> float:
     """Exponential backoff; jitter spreads it by half, so that tasks that failed together don't come back together."""
     pause = min(policy.max_interval, policy.initial_interval * policy.backoff_factor ** (number - 1))
     return pause * random.uniform(0.5, 1.5) if policy.jitter else pause  # noqa: S311 -- no secret is made of it
-
-
-def _places(agent: Agent) -> contextlib.AbstractAsyncContextManager[Any]:
-    """The agent's places in this event loop; entering waits for a free one."""
-    limit = agent.max_concurrency or (_THREADS if agent.blocking else None)
-    if limit is None:
-        return _UNLIMITED
-    loop = asyncio.get_running_loop()
-    if loop not in _limits:
-        for ended in [
-            other for other in _limits if other.is_closed()
-        ]:  # a semaphore that was waited for holds its loop
-            del _limits[ended]
-    places = _limits.setdefault(loop, weakref.WeakKeyDictionary())
-    if agent not in places:
-        places[agent] = asyncio.Semaphore(limit)
-    return places[agent]
-
-
-async def in_thread(work: Callable[[], Any]) -> Any:
-    """Run blocking work in a daemon thread of its own, with the caller's context.
-
-    Not in an executor: its threads are joined when the interpreter ends, so one stuck agent would keep the process,
-    and its pool is shared with LangGraph, so many slow agents would keep checkpoints from being written.
-    """
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[Any] = loop.create_future()
-    context = contextvars.copy_context()
-
-    def settle(value: Any, error: BaseException | None) -> None:
-        if done.done():  # cancelled or timed out: nobody waits any more
-            return
-        if error is None:
-            done.set_result(value)
-        else:
-            done.set_exception(RuntimeError(str(error)) if isinstance(error, StopIteration) else error)
-
-    def target() -> None:
-        value, error = None, None
-        try:
-            value = context.run(work)
-        except BaseException as caught:  # noqa: BLE001 -- carried over to the caller
-            error = caught
-        with contextlib.suppress(RuntimeError):  # the loop is closed: the run is gone, and so is whoever asked
-            loop.call_soon_threadsafe(settle, value, error)
-
-    threading.Thread(target=target, daemon=True, name="orchestra-agent").start()
-    return await done

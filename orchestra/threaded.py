@@ -20,7 +20,7 @@ from langgraph.checkpoint.base import (
     DeltaChannelHistory,
 )
 
-from orchestra.attempts import in_thread
+from orchestra.places import in_thread
 
 
 class ThreadedSaver(BaseCheckpointSaver[Any]):

@@ -35,6 +35,14 @@ from orchestra.events import AttemptFailed, Event, PlanReady, TaskEnded, TaskSta
 ROOT = Path(__file__).parents[2]
 
 
+class Point(BaseModel):
+    x: int
+
+
+class State(TypedDict):
+    point: Point
+
+
 def worker(name: str, hanging: list[Any] | None = None, runs: list[str] | None = None) -> Agent:
     """Does what the request says; hangs as long as `hanging` holds something."""
 
@@ -77,7 +85,7 @@ async def five_states(orchestra: Orchestra, hanging: list[Any], user: str, name:
 
 async def test_the_list_is_filtered_ordered_and_cut(any_url: str) -> None:
     async with Orchestra(any_url) as orchestra:
-        assert await orchestra.runs() == []
+        assert not await orchestra.runs()
         hanging: list[Any] = []
         for name, user in (("red", "ada"), ("red", "bob"), ("blue", "ada"), ("blue", "")):
             await five_states(orchestra, hanging, user, name)
@@ -99,21 +107,21 @@ async def test_the_list_is_filtered_ordered_and_cut(any_url: str) -> None:
             assert (len(info.questions), len(info.timers)) == (request == "ask", request == "wait")
 
         for state in (None, *RunState):
-            for workflow in (None, "red", "blue", "green", "re"):
-                for user in (None, "ada", "bob", "", "eve"):
+            for workflow in (None, "red", "re"):
+                for user in (None, "ada", "eve"):
                     wanted = {"state": state, "workflow": workflow, "user": user}
                     fitting = [
                         info.thread_id
                         for info in everything
                         if all(value is None or getattr(info, key) == value for key, value in wanted.items())
                     ]
-                    if user == "":
-                        continue  # tried below
-                    for limit in (None, 0, 1, 3, 99):
+                    for limit in (None, 2):
                         found = await orchestra.runs(**wanted, limit=limit)  # type: ignore[arg-type]
                         assert [info.thread_id for info in found] == fitting[:limit], (wanted, limit)
                         assert isinstance(found, RunList)
         assert len(await orchestra.runs(state="waiting", user="ada", workflow="blue")) == 2
+        for limit in (0, 1, 21, 99):
+            assert [info.thread_id for info in await orchestra.runs(limit=limit)] == names[:limit]
         await running.cancel()
 
 
@@ -141,7 +149,7 @@ async def test_a_thread_moves_to_the_top_when_it_changes_and_is_there_once(datab
         question = infos[0].questions[0]
         await (await orchestra.resume("a", workflow=one("red"), answers={question.id: "me"}))
         await (await orchestra.start(one("red"), "x", thread_id="a", user="bob"))
-        assert await orchestra.runs(user="ada") == []
+        assert not await orchestra.runs(user="ada")
 
 
 async def test_a_list_longer_than_a_page(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,12 +166,6 @@ async def test_a_list_longer_than_a_page(database: str, monkeypatch: pytest.Monk
 
 
 async def test_a_thread_that_cannot_be_read_hides_no_other_and_can_be_deleted(database: str) -> None:
-    class Point(BaseModel):
-        x: int
-
-    class State(TypedDict):
-        point: Point
-
     async def it(task: Assignment) -> Any:
         return "it", Command(update={"point": Point(x=1)})
 
@@ -188,28 +190,20 @@ def nested(runs: list[str] | None = None, hanging: list[Any] | None = None) -> W
 
 
 async def test_teams_in_teams_are_told_with_the_run(any_url: str) -> None:
-    def flow(asking: bool) -> Workflow:
-        def asks(task: Assignment) -> str:
-            return interrupt("who?") if asking and task.request == "ask" else "asks"
-
-        inner = Workflow("inner", agents=[worker("deep"), Agent("asks", asks)]).add_edge("deep", "asks")
-        middle = Workflow("middle", agents=[Agent("b", inner), Agent("c", Workflow("other", agents=[worker("x")]))])
-        return Workflow("outer", agents=[Agent("a", middle), worker("side")])
-
+    inner = Workflow("inner", agents=[worker("deep"), worker("last")]).add_edge("deep", "last")
+    middle = Workflow("middle", agents=[Agent("b", inner), Agent("c", Workflow("other", agents=[worker("x")]))])
     async with Orchestra(any_url) as orchestra:
-        await (await orchestra.start(flow(asking=True), "go", thread_id="t"))
+        flow = Workflow("outer", agents=[Agent("a", middle), worker("side")])
+        await (await orchestra.start(flow, "go", thread_id="t"))
         first = await orchestra.info("t")
         assert {task: {*team.teams} for task, team in first.teams.items()} == {"a": {"b", "c"}}
         team = first.teams["a"]
         assert (team.workflow, team.state, {*team.results}) == ("middle", RunState.DONE, {"b", "c"})
         inner = team.teams["b"]
         assert (inner.workflow, inner.state, inner.thread_id) == ("inner", RunState.DONE, "t")
-        assert {task: result.output for task, result in inner.results.items()} == {"deep": "deep", "asks": "asks"}
+        assert {task: result.output for task, result in inner.results.items()} == {"deep": "deep", "last": "last"}
         assert team.teams["c"].results["x"].output == "x"
         assert [info.teams for info in await orchestra.runs()] == [{}]
-
-    question = flow(asking=True)
-    question.roster["side"].run = lambda task: "side"
     async with Orchestra(any_url) as orchestra:
         waiting = Workflow("outer", agents=[Agent("a", one("middle"))])
         outcome = await (await orchestra.start(waiting, "ask", thread_id="t"))
@@ -488,7 +482,7 @@ async def test_deleting_a_thread(any_url: str) -> None:
         assert await orchestra.saver.aheads(thread_id="t", nested=True) == []
         assert [memo.key for memo in await orchestra.memory("ada").all()] == ["tone"]
         hanging.clear()
-        outcome = await (await orchestra.start(flow, "go", thread_id="t"))  # the name is free again
+        outcome = await (await orchestra.start(flow, "go", thread_id="t", user="ada"))  # the name is free again
         assert (outcome.state, (await orchestra.info("t")).turn) == (RunState.DONE, 1)
 
 
@@ -497,7 +491,7 @@ async def test_a_thread_that_waits_can_be_deleted(database: str) -> None:
         for request in ("ask", "wait"):
             await (await orchestra.start(one("w"), request, thread_id=request))
             await orchestra.delete(request)
-        assert await orchestra.runs() == []
+        assert not await orchestra.runs()
 
 
 async def test_a_thread_of_a_workflow_that_is_gone_can_be_looked_at_and_deleted(database: str) -> None:
@@ -508,4 +502,4 @@ async def test_a_thread_of_a_workflow_that_is_gone_can_be_looked_at_and_deleted(
         with pytest.raises(WorkflowNotFound):
             await orchestra.resume("t")
         await orchestra.delete("t")
-        assert await orchestra.runs() == []
+        assert not await orchestra.runs()

@@ -18,6 +18,7 @@ from orchestra import (
     Assignment,
     Orchestra,
     Plan,
+    PlanError,
     RequestError,
     Run,
     RunState,
@@ -284,6 +285,83 @@ async def test_a_turn_that_never_got_a_plan_leaves_the_others_as_they_are(databa
     # The first turn is not told twice, and is not mixed up with the one that was cut off.
     assert [(turn["request"], turn["ended"]) for turn in turns if turn["request"] != "hang"] == [("one", "answered")]
     assert (info.request, info.answer, info.results["count"].output) == ("three", "5", 5)
+
+
+@pytest.mark.parametrize("how", ["refused", "cut off"])
+async def test_a_question_is_on_record_though_the_request_that_dropped_it_got_no_plan(database: str, how: str) -> None:
+    class Moody:
+        async def plan(self, request: str, **_: Any) -> Plan:
+            if request == "bad" and how == "refused":
+                raise PlanError("no idea")
+            if request == "bad":
+                planning.set()
+                await asyncio.sleep(60)
+            return Plan(tasks=(Task(id="count", agent="count"), Task(id="reply", agent="reply", needs=("count",))))
+
+    planning = asyncio.Event()
+    flow = desk(planner=Moody())
+    async with Orchestra(database) as orchestra:
+        await (await orchestra.start(flow, "ask", thread_id="t"))
+        starting = asyncio.create_task(orchestra.start(flow, "bad", thread_id="t", supersede=True))
+        if how == "cut off":
+            await asyncio.wait_for(planning.wait(), 10)
+            starting.cancel()
+        with pytest.raises((PlanError, asyncio.CancelledError)):
+            await starting
+        # Whether the question is still open or dropped for good: it is not lost without a trace.
+        outcome = await (await orchestra.start(flow, "three", thread_id="t", supersede=True))
+        assert outcome.answer == "5 letters"
+        turns = await orchestra.turns("t")
+    assert [(t["request"], t["ended"], t["dropped"], {*t["results"]}) for t in turns if t["request"] != "bad"] == [
+        ("ask", "superseded", ["ask?"], {"count"})
+    ]
+
+
+async def test_what_one_agent_changes_in_the_conversation_nobody_else_sees(database: str) -> None:
+    @agent
+    async def vandal(task: Assignment) -> int:
+        for message in task.messages:
+            message.content = "graffiti"
+        for turn in task.history:
+            turn["results"].clear()  # type: ignore[index]
+        return 1
+
+    seen: list[Assignment] = []
+
+    @agent
+    async def reads(x: int, task: Assignment) -> str:
+        seen.append(task)
+        return "read"
+
+    flow = Workflow("w", agents=[vandal, reads])
+    async with Orchestra(database) as orchestra:
+        for request in ("one", "two"):
+            await (await orchestra.start(flow, request, thread_id="t"))
+        state = (await flow.compile(checkpointer=orchestra.saver).aget_state(THREAD)).values
+    assert texts(state["messages"]) == ["one", "read", "two", "read"]
+    assert [{*turn["results"]} for turn in state["history"]] == [{"vandal", "reads"}]
+    assert texts(seen[-1].messages) == ["one", "read", "two"]
+    assert [{*turn["results"]} for turn in seen[-1].history] == [{"vandal", "reads"}]
+
+
+async def test_a_cut_off_run_with_an_open_question_is_not_dropped_by_accident_either(database: str) -> None:
+    @agent
+    async def hangs(task: Assignment) -> float:
+        await asyncio.sleep(60 if task.request == "ask" else 0)
+        return 1.0
+
+    flow = Workflow("w", agents=[*desk().roster.values(), hangs])
+    async with Orchestra(database) as orchestra:
+        run = await orchestra.start(flow, "ask", thread_id="t")
+        async with asyncio.timeout(10):
+            while not (await orchestra.info("t")).questions:
+                await asyncio.sleep(0.01)
+        await run.cancel()
+        with pytest.raises(ThreadWaiting):
+            await orchestra.start(flow, "two", thread_id="t")
+        assert (await (await orchestra.start(flow, "two", thread_id="t", supersede=True))).state is RunState.DONE
+        (turn,) = await orchestra.turns("t")
+    assert (turn["ended"], turn["dropped"], {*turn["results"]}) == ("superseded", ["ask?"], {"count"})
 
 
 async def test_the_keys_of_the_users_own_keep_what_finished_tasks_wrote(database: str) -> None:

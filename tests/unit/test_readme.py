@@ -12,9 +12,12 @@ README = Path(__file__).parents[2] / "README.md"
 
 def test_the_examples_run_and_print_what_they_promise(tmp_path: Path) -> None:
     examples = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    (tmp_path / "example.py").write_text("\n".join(examples[:2]), encoding="utf-8")
+    (tmp_path / "example.py").write_text("\n".join(examples[:3]), encoding="utf-8")
     out = subprocess.run([sys.executable, "example.py"], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert out.stdout.splitlines() == ["someone asked: why?"] * 2 + ["someone asked: how?"]
+    lines = out.stdout.splitlines()
+    assert lines[:3] == ["someone asked: why?"] * 2 + ["someone asked: how?"]
+    assert any("succeeded  writer" in line for line in lines[3:-3])  # watched
+    assert lines[-3:] == ["someone asked: and how?", "nothing was found", "['researcher', 'writer']"]
     assert out.stderr == ""
 
 
