@@ -79,6 +79,11 @@ class StoredCheckpoint:
             if channel not in absent and channel not in checkpoint["channel_values"]
         }
 
+    def only(self, channels: frozenset[str]) -> StoredCheckpoint:
+        """The same, without the values of other channels that have a row of their own."""
+        self.versions = {channel: version for channel, version in self.versions.items() if channel in channels}
+        return self
+
 
 class Codec:
     """Makes rows and reads them, with one serializer.

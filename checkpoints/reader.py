@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
-from langgraph.checkpoint.base import CheckpointTuple, writes_sort_key
+from langgraph.checkpoint.base import CheckpointTuple, PendingWrite, writes_sort_key
 from sqlalchemy import and_, not_, or_, select, true, tuple_
 
 from checkpoints.codec import address, corrupt, dump_json, is_json, make_config
-from checkpoints.errors import CorruptCheckpoint
+from checkpoints.errors import CorruptCheckpoint, UnreadableType
 from checkpoints.frames import Unframer
 from checkpoints.rows import Damaged
 
@@ -48,6 +49,7 @@ class Heads:
         before: Only those that come after this one in the list: its id and its thread's.
         nested: Of all namespaces but the root one, instead of the root one.
         written: Only those among whose writes there is one of this channel.
+        channels: Only the values of these channels; None for all.
     """
 
     limit: int | None = None
@@ -56,6 +58,7 @@ class Heads:
     before: tuple[str, str] | None = None
     nested: bool = False
     written: str | None = None
+    channels: frozenset[str] | None = None
 
 
 class Reader:
@@ -65,13 +68,19 @@ class Reader:
         codec: What makes values of rows.
         frames: Told what the newest values are.
         fall_back: Whether a damaged newest checkpoint is passed over for its nearest readable ancestor.
+        lenient: Whether values of types that can't be built are left out; for looking, never for going on.
     """
 
-    def __init__(self, codec: Codec, frames: Frames, *, fall_back: bool) -> None:
+    def __init__(self, codec: Codec, frames: Frames, *, fall_back: bool, lenient: bool = False) -> None:
         self.codec = codec
         self._schema = codec.schema
         self._frames = frames
         self._fall_back = fall_back
+        self._lenient = lenient
+
+    def _patience(self) -> AbstractContextManager[Any]:
+        """What a value that can't be built is met with."""
+        return suppress(UnreadableType) if self._lenient else nullcontext()
 
     def get(self, connection: Connection, config: RunnableConfig) -> CheckpointTuple | None:
         """The checkpoint a config points to: the newest of its namespace if it names none."""
@@ -122,20 +131,38 @@ class Reader:
             size = None if wanted.limit is None else wanted.limit - len(found)
             page = query if before is None else query.where(tuple_(table.c.checkpoint_id, table.c.thread_id) < before)
             rows = connection.execute(page.limit(size)).all()
-            found += [head for head in self.assemble(connection, rows) if matches(head.metadata, wanted.filter)]
+            heads = self.assemble(connection, rows, channels=wanted.channels)
+            found += [head for head in heads if matches(head.metadata, wanted.filter)]
             if size is None or len(rows) < size or len(found) == wanted.limit:
                 return found
             before = (rows[-1].checkpoint_id, rows[-1].thread_id)
 
-    def assemble(self, connection: Connection, rows: Sequence[Any], *, newest: bool = False) -> list[CheckpointTuple]:
+    def assemble(
+        self,
+        connection: Connection,
+        rows: Sequence[Any],
+        *,
+        newest: bool = False,
+        channels: frozenset[str] | None = None,
+    ) -> list[CheckpointTuple]:
         """Rows of the checkpoints table, completed with their values and their writes.
+
+        Args:
+            connection: The database.
+            rows: The rows.
+            newest: Whether they are the newest of their threads, which are remembered.
+            channels: Only the values and writes of these channels; None for all.
 
         Raises:
             CorruptCheckpoint: One of them is not as it was stored.
         """
         stored = [self.codec.open_checkpoint(row) for row in rows]
+        if channels is not None:
+            stored = [one.only(channels) for one in stored]
         values = self.values(connection, ((one.row, one.versions) for one in stored))
         writes = self._writes(connection, [checkpoint_key(row) for row in rows])
+        if channels is not None:
+            writes = {key: [one for one in mine if one.channel in channels] for key, mine in writes.items()}
         return [self._tuple(one, values, writes.get(checkpoint_key(one.row), []), newest=newest) for one in stored]
 
     def values(self, connection: Connection, wanted: Iterable[tuple[Any, Mapping[str, str]]]) -> Unframer:
@@ -169,14 +196,19 @@ class Reader:
     ) -> CheckpointTuple:
         row, checkpoint = stored.row, stored.checkpoint
         for channel, version in stored.versions.items():
-            checkpoint["channel_values"][channel] = self.value(values, row, channel, version, newest=newest)
+            with self._patience():
+                checkpoint["channel_values"][channel] = self.value(values, row, channel, version, newest=newest)
+        opened: list[PendingWrite] = []
+        for write in writes:
+            with self._patience():
+                opened.append(self.codec.open_write(write))
         parent_id = row.parent_id
         return CheckpointTuple(
             config=make_config(*checkpoint_key(row)),
             checkpoint=checkpoint,
             metadata=stored.metadata,
             parent_config=make_config(row.thread_id, row.checkpoint_ns, parent_id) if parent_id else None,
-            pending_writes=[self.codec.open_write(write) for write in writes],
+            pending_writes=opened,
         )
 
     def _writes(self, connection: Connection, keys: Sequence[CheckpointKey]) -> dict[CheckpointKey, list[Any]]:
@@ -196,6 +228,7 @@ class Search:
         filter_: What the metadata must hold.
         before: Only checkpoints older than the one this config names.
         limit: How many to find at most.
+        channels: Only the values and writes of these channels; None for all.
     """
 
     def __init__(
@@ -203,10 +236,12 @@ class Search:
         reader: Reader,
         config: RunnableConfig | None,
         *,
-        filter_: Mapping[str, Any] | None,
-        before: RunnableConfig | None,
-        limit: int | None,
+        filter_: Mapping[str, Any] | None = None,
+        before: RunnableConfig | None = None,
+        limit: int | None = None,
+        channels: frozenset[str] | None = None,
     ) -> None:
+        self._channels = channels
         self._table = reader.codec.schema.checkpoints
         self._reader = reader
         # As JSON gives it back: what is stored has lists for tuples.
@@ -228,7 +263,8 @@ class Search:
             place = tuple_(c.checkpoint_id, c.thread_id, c.checkpoint_ns)
             query = query.where(place < (checkpoint_id, thread_id, checkpoint_ns))
         rows = connection.execute(query).all()
-        found = [item for item in self._reader.assemble(connection, rows) if matches(item.metadata, self._filter)]
+        steps = self._reader.assemble(connection, rows, channels=self._channels)
+        found = [step for step in steps if matches(step.metadata, self._filter)]
         if rows:
             self._last = checkpoint_key(rows[-1])
         if self._remaining is not None:

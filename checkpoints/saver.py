@@ -19,7 +19,7 @@ from checkpoints.serializer import StrictSerializer
 from checkpoints.writer import Rows
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Generator, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Collection, Generator, Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
     from typing import Self, Unpack
 
@@ -49,6 +49,7 @@ class Wanted(TypedDict, total=False):
     before: CheckpointTuple | None
     nested: bool
     written: str | None
+    channels: Collection[str] | None
 
 
 def _heads(wanted: Wanted) -> Heads:
@@ -61,6 +62,7 @@ def _heads(wanted: Wanted) -> Heads:
         before=(where["checkpoint_id"], where["thread_id"]) if last else None,
         nested=wanted.get("nested", False),
         written=wanted.get("written"),
+        channels=frozenset(channels) if (channels := wanted.get("channels")) is not None else None,
     )
 
 
@@ -217,13 +219,36 @@ class SQLAlchemySaver(Leasing, Keeping, BaseCheckpointSaver[str]):
             wanted: ``limit``, how many at most; ``thread_id``, only this thread; ``filter``, what their metadata must
                 hold; ``before``, the head (as it was returned) after which the list goes on; ``nested=True`` for the
                 namespaces below the root one instead; ``written``, only those among whose writes there is one of this
-                channel.
+                channel; ``channels``, only the values and writes of these.
         """
         return self._database.read(partial(self._reader.heads, wanted=_heads(wanted)))
 
     async def aheads(self, **wanted: Unpack[Wanted]) -> Sequence[CheckpointTuple]:
         """`heads` without blocking the event loop."""
         return await self._database.aread(partial(self._reader.heads, wanted=_heads(wanted)))
+
+    def steps(
+        self, thread_id: str, *, channels: Collection[str] | None = None, lenient: bool = False
+    ) -> Iterator[CheckpointTuple]:
+        """The checkpoints of a thread's root namespace, newest first, for looking at them.
+
+        Args:
+            thread_id: The thread.
+            channels: Only the values and writes of these channels.
+            lenient: Whether values of types that can't be built are left out, instead of raising.
+        """
+        search = self._steps(thread_id, channels, lenient=lenient)
+        while not search.done:
+            yield from self._database.read(search.page)
+
+    async def asteps(
+        self, thread_id: str, *, channels: Collection[str] | None = None, lenient: bool = False
+    ) -> AsyncIterator[CheckpointTuple]:
+        """`steps` without blocking the event loop."""
+        search = self._steps(thread_id, channels, lenient=lenient)
+        while not search.done:
+            for found in await self._database.aread(search.page):
+                yield found
 
     def get_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
@@ -354,6 +379,11 @@ class SQLAlchemySaver(Leasing, Keeping, BaseCheckpointSaver[str]):
     @property
     def _reader(self) -> Reader:
         return Reader(self._codec, self._database.frames, fall_back=self._fall_back)
+
+    def _steps(self, thread_id: str, channels: Collection[str] | None, *, lenient: bool) -> Search:
+        reader = Reader(self._codec, self._database.frames, fall_back=self._fall_back, lenient=lenient)
+        wanted = None if channels is None else frozenset(channels)
+        return Search(reader, {"configurable": {"thread_id": thread_id, "checkpoint_ns": ""}}, channels=wanted)
 
     def _history(self, config: RunnableConfig, channels: Sequence[str]) -> Any:
         return partial(history.delta_history, self._reader, config, channels)

@@ -52,12 +52,17 @@ class Journal(Protocol):
         """Attempts of this task on this agent that started in an earlier process and never ended."""
         ...
 
-    async def drafted(self, number: int, agent: str, draft: Any) -> None:
-        """Return when a draft is stored, encoded, that a reviewer asks a person about."""
+    async def drafted(self, number: int, draft: Mapping[str, Any]) -> None:
+        """Return when a draft is stored that a reviewer asks a person about.
+
+        Args:
+            number: The round it belongs to.
+            draft: The agent, the draft as JSON, and what came with it: updates of the state, and memos.
+        """
         ...
 
-    def draft(self, number: int) -> tuple[str, Any] | None:
-        """A draft that was stored before this task was suspended: whose it is, and the draft, encoded."""
+    def draft(self, number: int) -> Mapping[str, Any] | None:
+        """The draft of a round that was stored before this task was suspended."""
         ...
 
 
@@ -86,7 +91,7 @@ class Job:
         journal: The durable record of attempts.
         check_updates: Raises for updates of the state that can't be made.
         updates: What the task, and a review of it, write to the user's own keys of the state, by task.
-        memos: What is to be remembered of the user.
+        memos: What is to be remembered of the user, by task like the updates.
     """
 
     task: Task
@@ -103,7 +108,7 @@ class Job:
     attempts: list[Attempt] = field(default_factory=list[Attempt])
     reviews: list[Review] = field(default_factory=list[Review])
     updates: dict[str, Updates] = field(default_factory=dict[str, Updates])
-    memos: list[Memo] = field(default_factory=list[Memo])
+    memos: dict[str, Sequence[Memo]] = field(default_factory=dict[str, Sequence[Memo]])
 
 
 async def carry_out(job: Job) -> Result:
@@ -139,7 +144,12 @@ async def _reviewed(job: Job, review: Reviewing) -> tuple[Agent, Any]:
         try:
             reviewer, verdict = await _judge(job, review, author, draft, round_)
         except GraphInterrupt:  # a reviewer asks a person: the answer must meet the draft that was asked about
-            await job.journal.drafted(round_, author.name, encode(author, draft))
+            name = job.task.id
+            beside = {
+                "updates": [[key, value] for key, value in job.updates.get(name, ())],
+                "memos": [memo.model_dump(mode="json") for memo in job.memos.get(name, ())],
+            }
+            await job.journal.drafted(round_, {"agent": author.name, "draft": encode(author, draft), **beside})
             raise
         job.reviews.append(Review(approved=verdict.approved, reasons=verdict.reasons))
         said = {"reviewer": reviewer.name, "round": round_, "review": verdict}
@@ -161,9 +171,10 @@ async def _reviewed(job: Job, review: Reviewing) -> tuple[Agent, Any]:
 async def _draft(job: Job, round_: int) -> tuple[Agent, Any]:
     """The draft of a round: the one a person was asked about, or a new one."""
     if (stored := job.journal.draft(round_)) is not None:
-        name, encoded = stored
-        author = next((agent for agent in job.candidates if agent.name == name), job.candidates[0])
-        return author, decode(author, encoded)
+        author = next((agent for agent in job.candidates if agent.name == stored["agent"]), job.candidates[0])
+        job.updates[job.task.id] = [(key, value) for key, value in stored["updates"]]
+        job.memos[job.task.id] = [Memo.model_validate(memo) for memo in stored["memos"]]
+        return author, decode(author, stored["draft"])
     again = replace(job, assignment=_keyed(job.assignment, "" if round_ == 1 else f".{round_}"))
     return await _first_success(again, job.candidates, job.available)
 
@@ -266,7 +277,7 @@ async def _one_attempt(
             if updates:
                 job.check_updates(updates)
             job.updates[job.task.id] = updates
-            job.memos.extend(assignment.notes)
+            job.memos[job.task.id] = [*assignment.notes]
         except BaseException as caught:
             if (error := _failure(caught)) is None:  # the node is suspended or cancelled: no failure, and no crash
                 if agent.max_crashes is not None:

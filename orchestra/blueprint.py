@@ -42,7 +42,6 @@ class Blueprint:
         max_tasks: How many tasks a plan may have.
         history: How many earlier turns agents see; `None` for all.
         own: The user's own keys of the state, with their channels.
-        defaults: Values of keys that nobody has written yet.
     """
 
     name: str
@@ -56,11 +55,10 @@ class Blueprint:
     max_tasks: int
     history: int | None
     own: Mapping[str, BaseChannel[Any, Any, Any]]
-    defaults: Mapping[str, Any]
 
     def own_state(self, base: Mapping[str, Any], updates: Sequence[tuple[str, Any]]) -> dict[str, Any]:
         """The user's own keys of the state with some updates, for one agent alone."""
-        state = {key: own_copy(value) for key, value in {**self.defaults, **base}.items()}
+        state = {key: own_copy(value) for key, value in base.items()}
         wrote: dict[str, list[Any]] = {}
         for key, value in updates:
             wrote.setdefault(key, []).append(value)

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import uuid
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 from langchain_core.runnables import RunnableConfig
-from langgraph.checkpoint.base import CheckpointTuple
-from langgraph.checkpoint.serde.types import INTERRUPT
+from langgraph.checkpoint.base import (
+    BaseCheckpointSaver,
+    ChannelVersions,
+    Checkpoint,
+    CheckpointMetadata,
+    CheckpointTuple,
+)
+from langgraph.checkpoint.serde.types import ERROR, INTERRUPT, RESUME
 from langgraph.graph import START
 from langgraph.types import Interrupt, Overwrite, StateUpdate
+
+FORKED = "forked_from"
+"""The key among a checkpoint's metadata that says that a branch begins here, and from which checkpoint."""
+
+NOBODY = "00000000-0000-0000-0000-000000000000"
+"""The execution id under which LangGraph stores an answer that names no question."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,15 +35,17 @@ class Execution:
         results: Its task's result by the task's id, as JSON; empty while it has none.
         updates: What it wrote to other keys of the state.
         asked: The questions it left open.
+        cut: Whether it was cancelled, and did not ask again since.
     """
 
     id: str
     results: Mapping[str, Any]
     updates: Sequence[tuple[str, Any]]
     asked: Sequence[Interrupt[Any]]
+    cut: bool
 
 
-def executions(step: CheckpointTuple, own: Sequence[str] | None = None) -> list[Execution]:
+def executions(step: CheckpointTuple, own: Collection[str] | None = None) -> list[Execution]:
     """What the node executions of a superstep have written so far, in the order of the plan.
 
     Args:
@@ -40,7 +55,14 @@ def executions(step: CheckpointTuple, own: Sequence[str] | None = None) -> list[
     results: dict[str, dict[str, Any]] = {}
     updates: dict[str, list[tuple[str, Any]]] = {}
     asked: dict[str, Sequence[Interrupt[Any]]] = {}
+    answers: dict[str, Any] = {}
+    cut: set[str] = set()
     for execution, channel, value in step.pending_writes or ():
+        if channel == RESUME:
+            answers[execution] = value
+            continue
+        if channel == ERROR and value:
+            cut.add(execution)
         results.setdefault(execution, {})
         if channel == "results":
             if isinstance(value, dict):  # an Overwrite is somebody's update of the state, not a task's result
@@ -49,36 +71,101 @@ def executions(step: CheckpointTuple, own: Sequence[str] | None = None) -> list[
             asked[execution] = value
         elif own is None or channel in own:
             updates.setdefault(execution, []).append((channel, value))
+    asked = still_open(asked, answers, cut)
     return [
-        Execution(execution, done, updates.get(execution, ()), () if done else asked.get(execution, ()))
+        Execution(
+            execution, done, updates.get(execution, ()), () if done else asked.get(execution, ()), execution in cut
+        )
         for execution, done in results.items()
     ]
 
 
-async def branch(
-    graph: Any,
-    config: RunnableConfig,
-    results: Mapping[str, Any] | None,
-    updates: Sequence[tuple[str, Any]] = (),
-) -> None:
-    """Start a new branch of a thread, which a run then resumes. No checkpoint that is there is changed.
+def still_open(
+    asked: Mapping[str, Sequence[Interrupt[Any]]], answers: Mapping[str, Any], cut: Collection[str]
+) -> dict[str, Sequence[Interrupt[Any]]]:
+    """Those questions of a superstep that are not answered.
+
+    LangGraph stores an answer that names no question, and hands it out when it is asked again. After a crash that came
+    before, whoever asked has not got it yet; who asks a second time has it as the last of its answers.
 
     Args:
-        graph: The compiled graph, with the saver to use.
-        config: Names the checkpoint to start from: one at which a plan is made and nothing is finished, or, without
-            results, one at which a request is stored.
-        results: What is finished on the new branch, as JSON.
+        asked: The questions by the executions that asked them, as stored.
+        answers: The answers by execution, as stored.
+        cut: The executions that were cancelled, and did not ask again since: those with an answer are at work on it.
+    """
+    fresh = answers.get(NOBODY)
+    return {
+        each: questions
+        for each, questions in asked.items()
+        if not (each in cut and each in answers)
+        and (NOBODY not in answers or (each in answers and answers[each][-1] == fresh))
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Branch:
+    """A new branch of a thread, as input of a run on it.
+
+    Attributes:
+        base: The checkpoint it starts from: one at which a plan is made and nothing is finished, or, without results,
+            one at which a request is stored.
+        results: What is finished on the new branch, as JSON; `None` where there is no plan yet.
         updates: What the finished tasks wrote to the user's own keys of the state.
     """
-    place: dict[str, Any] = config.get("configurable", {})
-    head = await graph.checkpointer.aget_tuple({"configurable": {**place, "checkpoint_id": None}})
-    changes = [] if results is None else _changes(Overwrite(dict(results)), updates)
-    if changes and head is not None and head.checkpoint["id"] != place["checkpoint_id"]:
-        steps = [StateUpdate(values=each, as_node=START) for each in changes]
-    else:  # LangGraph would write its update beside what the head's own tasks wrote: it goes beside a copy's
-        values: Any = [(each, START) for each in changes] or None
-        steps = [StateUpdate(values=values, as_node="__copy__")]
-    await graph.abulk_update_state(config, [steps])
+
+    base: str
+    results: Mapping[str, Any] | None
+    updates: Sequence[tuple[str, Any]] = ()
+
+    async def begin(self, graph: Any, config: RunnableConfig) -> None:
+        """Store the branch's first checkpoint, which a run then goes on from. No other is changed.
+
+        Args:
+            graph: The compiled graph, with the saver to use.
+            config: Names the thread.
+        """
+        results = None if self.results is None else Overwrite(dict(self.results))
+        # What runs on a branch is not what ran before: idempotency keys tell them apart.
+        changes = [{"branch": uuid.uuid4().hex[:8]}, *_changes(results, self.updates)]
+        place = {**config.get("configurable", {}), "checkpoint_id": self.base, "checkpoint_ns": ""}
+        metadata = {**(config.get("metadata") or {}), FORKED: self.base}
+        await graph.copy(update={"checkpointer": _Aside(graph.checkpointer)}).abulk_update_state(
+            {**config, "configurable": place, "metadata": metadata},
+            [[StateUpdate(values=each, as_node=START) for each in changes]],
+        )
+
+
+class _Aside(BaseCheckpointSaver[Any]):
+    """A saver that calls no checkpoint the newest.
+
+    LangGraph stores an update of the state among the writes of the checkpoint that it is based on, if that is the
+    newest of its thread; of an older one it takes a branch, and leaves it as it is.
+    """
+
+    def __init__(self, inner: BaseCheckpointSaver[Any]) -> None:
+        super().__init__(serde=inner.serde)
+        self._inner = inner
+
+    def get_next_version(self, current: Any, channel: None) -> Any:
+        """As the inner saver counts."""
+        return self._inner.get_next_version(current, channel)
+
+    async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """As of the inner saver, but for the newest one's id."""
+        found = await self._inner.aget_tuple(config)
+        if found is None or config.get("configurable", {}).get("checkpoint_id"):
+            return found
+        return found._replace(checkpoint={**found.checkpoint, "id": ""})
+
+    async def aput(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        """As the inner saver does."""
+        return await self._inner.aput(config, checkpoint, metadata, new_versions)
 
 
 async def settle(graph: Any, config: RunnableConfig, done: Sequence[Execution]) -> None:
@@ -97,4 +184,4 @@ async def settle(graph: Any, config: RunnableConfig, done: Sequence[Execution]) 
 
 def _changes(results: Any, updates: Sequence[tuple[str, Any]]) -> list[dict[str, Any]]:
     """Updates of the state, one after the other: a mapping holds a key only once."""
-    return [{"results": results}, *({key: value} for key, value in updates)]
+    return [*([] if results is None else [{"results": results}]), *({key: value} for key, value in updates)]

@@ -9,7 +9,6 @@ from langgraph.store.base import BaseStore
 
 from orchestra.blueprint import Blueprint
 from orchestra.memory import Memory
-from orchestra.state import answer_id
 
 
 async def context(
@@ -26,9 +25,8 @@ async def context(
     messages: Sequence[Any] = values.get("messages") or ()
     history: Sequence[Mapping[str, Any]] = values.get("history") or ()
     if blueprint.history is not None and len(history) > blueprint.history:
-        cut = len(history) - blueprint.history
-        messages = _since(messages, history[:cut])
-        history = history[cut:]
+        history = history[len(history) - blueprint.history :]
+        messages = _since(messages, history[0]["opening"] if history else values["opening"])
     return {
         "messages": messages,
         "history": history,
@@ -37,8 +35,12 @@ async def context(
     }
 
 
-def _since(messages: Sequence[Any], before: Sequence[Mapping[str, Any]]) -> Sequence[Any]:
-    """The messages after the last answer of the turns before. A turn that was dropped has none."""
-    answers = {answer_id(turn["asked"]) for turn in before}
-    last = max((i for i, message in enumerate(messages) if message.id in answers), default=-1)
-    return messages[last + 1 :]
+def turn_id(values: Mapping[str, Any]) -> str:
+    """What tells a turn, on its branch of the thread, apart from all others: the root of idempotency keys."""
+    return ".".join(filter(None, (values.get("asked"), values.get("branch"))))
+
+
+def _since(messages: Sequence[Any], opening: str) -> Sequence[Any]:
+    """The messages from the one with this id on; all if it is gone."""
+    first = next((i for i, message in enumerate(messages) if message.id == opening), 0)
+    return messages[first:]

@@ -7,7 +7,7 @@ is put back once, from the writes LangGraph stored with the current checkpoint.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -41,7 +41,7 @@ class Turn:
     """What the tasks of one superstep share: everything but their own inputs.
 
     Attributes:
-        number: Counts the requests on this thread, from 1.
+        id: Tells this turn, on its branch of the thread, apart from all others.
         request: What the user asked for.
         messages: The conversation so far.
         plan: The plan of the turn.
@@ -52,7 +52,7 @@ class Turn:
         memory: What is remembered of the user.
     """
 
-    number: int
+    id: str
     request: str
     plan: Plan
     messages: Sequence[Any] = ()
@@ -72,6 +72,7 @@ class Stored:
         results: Results written by nodes that ended.
         questions: LangGraph's interrupts, by the id of the node execution that raised them.
         notes: Journal entries, in the order they were written.
+        cut: The node executions that were cancelled.
         updates: What these nodes wrote to the user's own keys of the state, by task.
     """
 
@@ -79,6 +80,7 @@ class Stored:
     results: Mapping[str, Result]
     questions: Mapping[str, Sequence[Any]]
     notes: Sequence[Mapping[str, Any]]
+    cut: Collection[str] = ()
     updates: Mapping[str, Updates] = field(default_factory=dict[str, Updates])
 
 
@@ -235,6 +237,11 @@ class Call:
         if not asked or self.answered is None or any(question.id in self.answered for question in asked):
             return ()
         return asked
+
+    @property
+    def cut(self) -> Collection[str]:
+        """The node executions of this superstep that were cancelled in an earlier call."""
+        return self._stored.cut if self._stored else ()
 
     def notes(self, task: str, *events: str) -> list[Mapping[str, Any]]:
         """Journal entries of a task from earlier entries into this superstep, oldest first."""

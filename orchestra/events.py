@@ -79,7 +79,7 @@ class DraftReviewed(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskWaiting(Event):
-    """A task waits for a person's answer."""
+    """A task waits for a person's answer, or for a date."""
 
     task: str
 

@@ -11,7 +11,7 @@ import queue
 import re
 import threading
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import aclosing
 from typing import Any, Protocol, cast
 
@@ -19,15 +19,15 @@ import pydantic_core
 from langchain_core.messages import HumanMessage, convert_to_messages
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import merge_configs
-from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.runtime import RunControl, Runtime
-from langgraph.types import Command
+from langgraph.types import Command, Interrupt
 
 from checkpoints import SQLAlchemySaver
 from orchestra.blueprint import CALL, TEAM
-from orchestra.branching import branch, executions, settle
+from orchestra.branching import Branch, executions, settle
 from orchestra.dataflow import Call
 from orchestra.errors import RequestError, ThreadWaiting, WorkflowError
 from orchestra.leases import hold
@@ -36,7 +36,7 @@ from orchestra.shown import drawing
 from orchestra.state import is_planned
 from orchestra.tasks import Plan
 from orchestra.threaded import ThreadedSaver
-from orchestra.timers import is_timer, question_of
+from orchestra.timers import due_of, is_timer, question_of
 
 _IS_ID = re.compile("[0-9a-f]{32}").fullmatch  # how LangGraph tells a map of answers from one that is a dict
 
@@ -55,6 +55,11 @@ class Declaration(Protocol):
     @property
     def side_effects(self) -> bool:
         """Whether an agent of it changes the world outside."""
+        ...
+
+    @property
+    def defaults(self) -> Mapping[str, Any]:
+        """What the user's own keys of the state begin with on a new thread."""
         ...
 
     def make_plan(self) -> Plan:
@@ -97,6 +102,8 @@ class CompiledWorkflow(CompiledStateGraph[Any, Any, Any, Any]):
         config = merge_configs(self.config, config)
         configurable: dict[str, Any] = dict(config.get("configurable") or {})
         supersede = bool(configurable.pop("supersede", False))
+        if configurable.get("user_id") is not None:
+            configurable["user_id"] = str(configurable["user_id"])
         if config.get("max_concurrency") is not None:
             raise WorkflowError(
                 "max_concurrency in the config would keep finished work from being stored (LangGraph queues writes "
@@ -113,10 +120,11 @@ class CompiledWorkflow(CompiledStateGraph[Any, Any, Any, Any]):
                 saver = await self._take_thread(stack, configurable, options)
                 if saver is not self.checkpointer:
                     graph = self.copy(update={"checkpointer": saver})
-                if saver and configurable.get("thread_id") is not None:
-                    config["configurable"] = configurable
-                    dropped = await _check_thread(graph, input, config, supersede=supersede)
-                    input = {**input, "dropped": dropped} if dropped else input  # noqa: A001
+                config["configurable"] = configurable
+                stored = saver and configurable.get("thread_id") is not None
+                input = await _fit(graph, input, config, supersede=supersede) if stored else _begun(self, input)  # noqa: A001
+            else:
+                input = _begun(self, input)  # noqa: A001
             call = configurable.pop(TEAM, None) or _new_call(self.name, input, configurable, control)
             if nested:
                 # LangGraph keeps metadata that are text; by these the teams of a run are found again.
@@ -129,25 +137,6 @@ class CompiledWorkflow(CompiledStateGraph[Any, Any, Any, Any]):
             async with aclosing(cast("Any", chunks)):
                 async for chunk in chunks:
                     yield chunk
-
-    async def abranch(
-        self, config: RunnableConfig, results: Mapping[str, Any] | None, updates: Sequence[tuple[str, Any]] = ()
-    ) -> None:
-        """Start a new branch of a thread, which `astream(None)` then goes on with.
-
-        Args:
-            config: Names the checkpoint to start from.
-            results: What is finished on the new branch, as JSON; `None` where no plan is made yet.
-            updates: What the finished tasks wrote to the user's own keys of the state.
-
-        Raises:
-            ThreadBusy: A run is on this thread.
-        """
-        where = {"workflow": self.name, "workflow_ref": self.workflow.reference}
-        config = {**config, "metadata": where | dict(config.get("metadata") or {})}
-        thread = str(config.get("configurable", {})["thread_id"])
-        async with hold(cast("BaseCheckpointSaver[Any]", self.checkpointer), thread) as saver:
-            await branch(self.copy(update={"checkpointer": saver}), config, results, updates)
 
     async def _take_thread(
         self, stack: contextlib.AsyncExitStack, configurable: dict[str, Any], options: dict[str, Any]
@@ -213,7 +202,7 @@ class CompiledWorkflow(CompiledStateGraph[Any, Any, Any, Any]):
 
     def _accept(self, given: Any) -> Any:
         """Make a turn of what the caller passed, or refuse it."""
-        if given is None or isinstance(given, Command):
+        if given is None or isinstance(given, Command | Branch):
             return cast("Any", given)
         if isinstance(given, str):
             given = {"request": given}
@@ -228,9 +217,11 @@ class CompiledWorkflow(CompiledStateGraph[Any, Any, Any, Any]):
             raise RequestError("The request is empty: pass its text as 'request', or messages with a human one.")
         if self.workflow.check is not None:
             self.workflow.check(request)
-        if not messages:
-            messages = [HumanMessage(request)]
-        return {**new, "request": request, "messages": messages, "asked": uuid.uuid4().hex, "dropped": []}
+        messages = messages or [HumanMessage(request)]
+        if messages[0].id is None:
+            messages[0] = messages[0].model_copy(update={"id": str(uuid.uuid4())})
+        turn: dict[str, Any] = {"asked": uuid.uuid4().hex, "opening": messages[0].id, "dropped": []}
+        return {**new, "request": request, "messages": messages, **turn}
 
     def get_graph(self, config: RunnableConfig | None = None, *, xray: int | bool = False) -> Any:
         """Draw the graph with the information flow between agents, which LangGraph itself does not see."""
@@ -280,14 +271,11 @@ def _new_call(name: str, given: Any, configurable: dict[str, Any], control: RunC
     )
 
 
-async def _check_thread(graph: Any, given: Any, config: RunnableConfig, *, supersede: bool) -> list[Any]:
-    """See that a call fits its thread, and prepare the thread for it.
+async def _fit(graph: Any, given: Any, config: RunnableConfig, *, supersede: bool) -> Any:
+    """See that a call fits its thread, and prepare both for each other; return the input to use.
 
     A request that drops open questions is refused unless it is told to. What is finished of an unfinished turn is put
     into the state, for the history. To resume is to go on at the head, not to replay it.
-
-    Returns:
-        The questions that the request drops.
     """
     configurable: dict[str, Any] = config.get("configurable", {})
     saver, thread = graph.checkpointer, configurable["thread_id"]
@@ -295,20 +283,51 @@ async def _check_thread(graph: Any, given: Any, config: RunnableConfig, *, super
     if head is None:
         if given is None:
             raise RequestError(f"There is nothing to resume on thread {thread!r}; pass a request.")
-        return []
+        return _begun(graph, given)
     at_head = configurable.get("checkpoint_id") in (None, head.checkpoint["id"])
     if given is None and at_head:
         # LangGraph replays from an explicit checkpoint, also from the last: finished tasks would run again.
         configurable.pop("checkpoint_id", None)
-    if not isinstance(given, Mapping) or not at_head:
-        return []
+    if isinstance(given, Branch):
+        await given.begin(graph, config)
+        return None
+    if not isinstance(given, Mapping):
+        return given
+    request = cast("Mapping[str, Any]", given)
+    return {**request, "dropped": await _drop(graph, head, config, supersede=supersede)} if at_head else request
+
+
+def _begun(graph: Any, given: Any) -> Any:
+    """A thread's first request, with what the user's own keys begin with."""
+    return (
+        dict(graph.workflow.defaults) | dict(cast("Mapping[str, Any]", given)) if isinstance(given, Mapping) else given
+    )
+
+
+async def _drop(graph: Any, head: CheckpointTuple, config: RunnableConfig, *, supersede: bool) -> list[Any]:
+    """What a new request drops of the turn before it.
+
+    Raises:
+        ThreadWaiting: A question is open, and the request is not told to supersede it.
+    """
+    values = head.checkpoint["channel_values"]
+    if not is_planned(values):  # the request before this one got no plan: what it dropped stays dropped
+        return list(values.get("dropped") or ())
     steps = executions(head)
     asked = [question for step in steps for question in step.asked]
     if asked and not supersede:
+        thread = head.config.get("configurable", {}).get("thread_id")
         raise ThreadWaiting(
             f"Thread {thread!r} waits for an answer. Answer it with Command(resume=...), drop it with supersede=True, "
             "or use another thread."
         )
-    if any(step.results for step in steps) and is_planned(head.checkpoint["channel_values"]):
+    if any(step.results for step in steps):
         await settle(graph, config, steps)
-    return [pydantic_core.to_jsonable_python(question_of(one), fallback=str) for one in asked if not is_timer(one)]
+    return [_told(question) for question in asked]
+
+
+def _told(asked: Interrupt[Any]) -> Any:
+    """An open question, or until when a timer waits, for the history."""
+    due = due_of(asked)
+    what: Any = {"until": due and due.isoformat()} if is_timer(asked) else question_of(asked)
+    return pydantic_core.to_jsonable_python(what, fallback=str)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 from langgraph.store.base import BaseStore, PutOp
 from pydantic import ValidationError
 
 from orchestra.errors import RequestError
-from orchestra.tasks import Memo
+from orchestra.tasks import MOST_MEMOS, Memo
 
 _ROOT = "orchestra_memory"
 
-_MOST = 1000
-"""Memos of one user at most: all of them reach every agent."""
+_LONGEST = 1000
+"""Bytes of a user's name."""
+
+_PAGE = 1000
 
 
 class Memory:
@@ -26,19 +28,19 @@ class Memory:
         user: Whose it is, by any name.
 
     Raises:
-        RequestError: The user's name is empty.
+        RequestError: The user's name is empty or too long.
     """
 
     def __init__(self, store: BaseStore, user: str) -> None:
-        if not user:
-            raise RequestError("Say whose memory: a user's name is not empty.")
+        if not user or len(_label(user).encode(errors="replace")) > _LONGEST:
+            raise RequestError(f"Say whose memory: a user's name is not empty, and has {_LONGEST} bytes at most.")
         self._store = store
         self._place = (_ROOT, _label(user))
         self.user = user
 
     async def all(self) -> list[Memo]:
         """Everything that is remembered, by key."""
-        found = await self._store.asearch(self._place, limit=_MOST)
+        found = await self._store.asearch(self._place, limit=2 * MOST_MEMOS)  # two writers at once may pass the limit
         memos = [
             Memo.model_validate({**item.value, "key": item.key, "at": item.updated_at})
             for item in found
@@ -62,8 +64,8 @@ class Memory:
         except ValidationError as error:
             raise RequestError(f"{key!r} can't be remembered: {error.errors(include_url=False)[0]['msg']}") from error
         known = await self.all()
-        if len(known) >= _MOST and key not in {one.key for one in known}:
-            raise RequestError(f"{_MOST} things are remembered of {self.user!r} already; forget some.")
+        if len(known) >= MOST_MEMOS and key not in {one.key for one in known}:
+            raise RequestError(f"{MOST_MEMOS} things are remembered of {self.user!r} already; forget some.")
         await self.write([memo])
 
     async def forget(self, key: str | None = None) -> int:
@@ -90,11 +92,11 @@ class Memory:
 async def users(store: BaseStore) -> Sequence[str]:
     """Everyone of whom something is remembered."""
     found: list[str] = []
-    while page := await store.alist_namespaces(prefix=(_ROOT,), limit=_MOST, offset=len(found)):
+    while page := await store.alist_namespaces(prefix=(_ROOT,), limit=_PAGE, offset=len(found)):
         found += [unquote(place[1]) for place in page]
     return sorted(found)
 
 
 def _label(user: str) -> str:
     """A user's name as a part of a namespace, which must not hold a full stop."""
-    return quote(user, safe=" @+").replace(".", "%2E")
+    return user.replace("%", "%25").replace(".", "%2E")

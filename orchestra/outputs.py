@@ -6,7 +6,8 @@ What a dependant receives in the process that produced an output is what it woul
 from __future__ import annotations
 
 import copy
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast, overload
 
 import ormsgpack
 import pydantic_core
@@ -77,6 +78,46 @@ def deliver(agent: Agent, value: Any) -> Any:
 def own_copy(output: Any) -> Any:
     """An output for one dependant alone: what one of them changes, the others must not see."""
     return output if isinstance(output, str | int | float | bool | bytes | None) else copy.deepcopy(output)
+
+
+class OwnCopy(Sequence[Any]):
+    """A sequence for one agent alone, copied when it is first looked into: most agents never do.
+
+    Args:
+        source: What is copied.
+    """
+
+    def __init__(self, source: Sequence[Any]) -> None:
+        self._source: Sequence[Any] = source
+        self._copy: list[Any] | None = None
+
+    @property
+    def _items(self) -> list[Any]:
+        if self._copy is None:
+            self._copy = copy.deepcopy([*self._source])
+        return self._copy
+
+    @overload
+    def __getitem__(self, index: int) -> Any: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Any]: ...
+    def __getitem__(self, index: int | slice) -> Any:
+        """One item, or some."""
+        return self._items[index]
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._source)
+
+    def __eq__(self, other: object) -> bool:
+        """Equal to any sequence with equal items."""
+        return isinstance(other, Sequence) and [*self._source] == [*cast("Sequence[Any]", other)]
+
+    __hash__ = None  # pyright: ignore[reportAssignmentType] -- as a list
+
+    def __repr__(self) -> str:
+        """Show them as a list."""
+        return repr([*self._source])
 
 
 def _errors(error: ValidationError) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import MISSING, dataclass, is_dataclass
 from dataclasses import fields as fields_of
-from typing import Annotated, Any, cast, get_type_hints
+from enum import Enum
+from typing import Annotated, Any, cast, get_args, get_type_hints
 
 from langgraph.channels import LastValue
 from langgraph.graph import StateGraph
@@ -34,11 +36,13 @@ class OwnKeys:
 
     Attributes:
         annotations: The keys with their annotations, as LangGraph reads them.
-        defaults: Values of keys that nobody has written yet.
+        defaults: What the keys begin with on a new thread.
+        types: The user's own types among the annotations: to declare them is to allow that they are read back.
     """
 
     annotations: Mapping[str, Any]
     defaults: Mapping[str, Any]
+    types: frozenset[type] = frozenset()
 
 
 def own_keys(name: str, schema: Any) -> OwnKeys:
@@ -68,7 +72,23 @@ def own_keys(name: str, schema: Any) -> OwnKeys:
             why = "is Orchestra's own; rename it" if key in ours else "is a managed value, which agents don't get"
             raise WorkflowError(f"Workflow {name!r}: the key {key!r} of state_schema {why}.")
         annotations[key] = Annotated[hint, LatestValue(hint)] if type(channels[key]) is LastValue else hint
-    return OwnKeys(annotations, {key: value for key, value in _defaults(schema).items() if key in annotations})
+    defaults = {key: value for key, value in _defaults(schema).items() if key in annotations}
+    return OwnKeys(annotations, defaults, frozenset(_types(annotations.values(), set())))
+
+
+def _types(annotations: Iterable[Any], seen: set[Any]) -> set[Any]:
+    """The classes among some annotations that LangGraph stores by name."""
+    for kind in annotations:
+        _types(get_args(kind), seen)
+        if not isinstance(kind, type) or kind in seen:
+            continue
+        named = cast("Any", kind)
+        if issubclass(named, BaseModel | Enum) or is_dataclass(named):
+            seen.add(named)
+        if is_dataclass(named):  # its fields are stored one by one; a model is stored as a whole
+            with suppress(NameError):  # what can't be resolved is refused when it is written
+                _types(get_type_hints(named).values(), seen)
+    return seen
 
 
 def _hints(schema: Any) -> dict[str, Any]:

@@ -13,24 +13,28 @@ from functools import cached_property
 from typing import Any, cast
 
 from langgraph.checkpoint.base import CheckpointTuple
+from langgraph.checkpoint.serde.types import ERROR, INTERRUPT, RESUME
 
-from orchestra.branching import Execution, executions
+from orchestra.branching import FORKED, Execution, executions
 from orchestra.errors import ThreadError
 from orchestra.snapshots import Comparison, History, Moment, RunInfo, RunState, TaskChange, ValueChange, state_of
 from orchestra.state import is_planned
 from orchestra.tasks import Plan, Result, Status
 from orchestra.timers import due_of, is_timer
 
-_OURS = {"request", "messages", "given", "asked", "dropped", "plan", "planned", "turn", "results", "answer", "history"}
+SHOWN = frozenset({"request", "asked", "plan", "planned", "turn", "results", "answer", ERROR, INTERRUPT, RESUME})
+"""The channels that tell how a run stands. Looking at others takes time, and types that only the workflow knows."""
+
+_OURS = SHOWN | {"messages", "given", "dropped", "history", "opening", "branch"}
 
 
-def info_of(head: CheckpointTuple, *, busy: bool, earlier: Sequence[CheckpointTuple] = ()) -> RunInfo:
+def info_of(head: CheckpointTuple, *, busy: bool, since: CheckpointTuple | None = None) -> RunInfo:
     """Tell how the newest turn of a thread stands.
 
     Args:
         head: The thread's newest checkpoint.
         busy: Whether a run is on it now.
-        earlier: The turn's checkpoints, oldest first, if they were read.
+        since: The turn's first checkpoint, if it was read.
     """
     values: Mapping[str, Any] = head.checkpoint["channel_values"]
     metadata = cast("Mapping[str, Any]", head.metadata)
@@ -51,7 +55,7 @@ def info_of(head: CheckpointTuple, *, busy: bool, earlier: Sequence[CheckpointTu
         state=state,
         request=values.get("request") or "",
         turn=(values.get("turn") or 0) + (not current),
-        asked=_time(earlier[0]) if earlier else None,
+        asked=None if since is None else _time(since),
         since=_time(head),
         plan=plan,
         raw=raw,
@@ -75,15 +79,26 @@ def with_teams(info: RunInfo, turn: Sequence[CheckpointTuple], heads: Iterable[C
 
     Args:
         info: The turn.
-        turn: Its checkpoints.
+        turn: Its checkpoints on all its branches, newest first.
         heads: The newest checkpoint of each namespace of the thread.
     """
-    ids = {one.checkpoint["id"] for one in turn}
+    # A team's namespace is called after the node execution that called it, on whichever branch that was.
+    callers = {
+        (task, execution.id): step.checkpoint["id"]
+        for step in turn
+        for execution in executions(step, ())
+        for task, raw in execution.results.items()
+        if info.raw.get(task) == raw
+    }
+    here = {step.checkpoint["id"] for step in _branch(turn)}
     teams: dict[tuple[str, ...], CheckpointTuple] = {}
     for head in sorted(heads, key=lambda one: one.checkpoint["id"]):
         metadata = cast("Mapping[str, Any]", head.metadata)
-        if "path" in metadata and (metadata.get("parents") or {}).get("") in ids:
-            teams[tuple(json.loads(metadata["path"]))] = head
+        path: tuple[str, ...] = tuple(json.loads(metadata.get("path", "[]")))
+        caller = head.config.get("configurable", {})["checkpoint_ns"].partition("|")[0].rpartition(":")[2]
+        came = (metadata.get("parents") or {}).get("") in here
+        if path and ((path[0], caller) in callers or (came and path[0] not in info.raw)):
+            teams[path] = head
 
     def below(info: RunInfo, path: tuple[str, ...]) -> RunInfo:
         mine = {
@@ -92,6 +107,35 @@ def with_teams(info: RunInfo, turn: Sequence[CheckpointTuple], heads: Iterable[C
         return replace(info, teams=mine) if mine else info
 
     return below(info, ())
+
+
+def lineage(steps: Sequence[CheckpointTuple]) -> list[CheckpointTuple]:
+    """The newest of some checkpoints and those before it in its turn, newest first.
+
+    Args:
+        steps: Checkpoints of a thread, newest first.
+    """
+    known = {step.checkpoint["id"]: step for step in steps}
+    found: list[CheckpointTuple] = []
+    step = steps[0] if steps else None
+    while step is not None and is_same_turn(step, steps[0]):
+        found.append(step)
+        step = known.get(parent_id(step))
+    return found
+
+
+def _branch(steps: Sequence[CheckpointTuple]) -> Iterator[CheckpointTuple]:
+    """As much of the lineage as belongs to its branch."""
+    for step in lineage(steps):
+        yield step
+        if FORKED in step.metadata:
+            return
+
+
+def is_same_turn(one: CheckpointTuple, other: CheckpointTuple) -> bool:
+    """Whether two checkpoints of a thread are about the same request."""
+    asked = (step.checkpoint["channel_values"].get("asked") for step in (one, other))
+    return next(asked) == next(asked)
 
 
 def _time(step: CheckpointTuple) -> datetime:
@@ -117,15 +161,9 @@ class _Node:
         return self.step.checkpoint["channel_values"]
 
     @property
-    def source(self) -> str:
-        return str(cast("Mapping[str, Any]", self.step.metadata).get("source"))
-
-    @property
     def forks(self) -> bool:
         """Whether a branch begins here, other than with a request."""
-        return self.source == "fork" or (
-            self.source == "update" and self.parent is not None and self.parent.branch != self.branch
-        )
+        return FORKED in self.step.metadata
 
     @property
     def asked(self) -> str | None:
@@ -182,8 +220,8 @@ class Past:
         self._nodes: dict[str, _Node] = {}
         branches = 0
         for step in sorted(steps, key=lambda one: one.checkpoint["id"]):
-            parent = self._nodes.get(_parent_id(step))
-            starts = parent is None or bool(parent.children)
+            parent = self._nodes.get(parent_id(step))
+            starts = parent is None or bool(parent.children) or FORKED in step.metadata
             branches += starts
             node = _Node(step, parent, branches if starts or parent is None else parent.branch)
             if parent is not None:
@@ -240,7 +278,8 @@ class Past:
             ThreadError: It has been pruned.
         """
         for node in self._nodes[moment.checkpoint_id].turn():
-            if node.planned and (node.parent is None or not node.parent.planned or node.source == "fork"):
+            first = node.parent is not None and not node.parent.planned
+            if node.planned and (first or (node.parent is None and not node.results and not node.values.get("answer"))):
                 return node.id
         raise ThreadError(
             f"Where turn {moment.turn} of thread {self.thread_id!r} began is no longer stored: it has been pruned."
@@ -299,7 +338,8 @@ def _is_own(key: str) -> bool:
     return key not in _OURS and ":" not in key and not key.startswith(("__", "orchestra_"))
 
 
-def _parent_id(step: CheckpointTuple) -> str:
+def parent_id(step: CheckpointTuple) -> str:
+    """The id of the checkpoint before; empty if there is none."""
     return ((step.parent_config or {}).get("configurable") or {}).get("checkpoint_id", "")
 
 
@@ -330,8 +370,7 @@ def _moments(node: _Node) -> Iterator[Moment]:
         checkpoint_id=node.id,
     )
     if node.forks:
-        copied = [child for child in node.children if node.source == "fork" and child.source == "update"]
-        yield replace(base, what="forked", settled=frozenset(copied[0].results if copied else node.results))
+        yield replace(base, what="forked", settled=frozenset(node.results))
         return
     if new:
         yield base

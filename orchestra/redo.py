@@ -27,6 +27,8 @@ def kept_results(
     Raises:
         RequestError: A task is not in the plan, is to be both edited and run again, or an output does not fit.
     """
+    for name in again:
+        _check_inner(workflow, plan, name)
     redone = {task.partition("/")[0] for task in again}
     for task in (*redone, *results):
         if task not in plan.by_id:
@@ -43,9 +45,10 @@ def kept_results(
 
 def _edited(workflow: Workflow, plan: Plan, task: str, old: Any, output: Any) -> dict[str, Any]:
     """A result with an output that a person has put in place of the agent's."""
-    did: Any = old and old.get("agent")
-    name: str = did or plan.by_id[task].agent or ""
-    agent = workflow.roster.get(name)
+    result = Result.model_validate(old) if old else None
+    tried = [attempt.agent for attempt in reversed(result.attempts)] if result else []
+    names = ((result and result.agent) or "", plan.by_id[task].agent or "", *tried)
+    agent = next((workflow.roster[name] for name in names if name in workflow.roster), None)
     if agent is None:
         raise RequestError(f"Whose output {task!r} would have is not known; let it run first.")
     try:
@@ -57,3 +60,22 @@ def _edited(workflow: Workflow, plan: Plan, task: str, old: Any, output: Any) ->
         task=task, status=Status.SUCCEEDED, output=stored, agent=agent.name, edited=True, started=moment, ended=moment
     )
     return encode_result(result, workflow.roster)
+
+
+def _check_inner(workflow: Workflow, plan: Plan | None, name: str) -> None:
+    """See that a task inside a team, `team/task`, is there.
+
+    Raises:
+        RequestError: It is not, or what is before the slash is no team.
+    """
+    outer, slash, inner = name.partition("/")
+    if not slash or plan is None or outer not in plan.by_id:
+        return
+    agent = workflow.roster.get(plan.by_id[outer].agent or "")
+    if agent is None or not isinstance(agent.run, Workflow):
+        raise RequestError(f"There is no task {name!r}: {outer!r} is not a team.")
+    team = agent.run
+    tasks = team.make_plan() if team.planner is None else None  # a planner's plan is another for each request
+    if tasks is not None and inner.partition("/")[0] not in tasks.by_id:
+        raise RequestError(f"There is no task {name!r}: team {outer!r} has {', '.join(sorted(tasks.by_id))}.")
+    _check_inner(team, tasks, inner)

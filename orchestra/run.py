@@ -95,7 +95,7 @@ class Run(Shown):
             late = {one.id: answer for one in asked for answer in overdue(one, now())}
             if drained or not late:
                 break
-            given = Command(resume=late)
+            given, config = Command(resume=late), _at_head(config)
         results = cast("dict[str, Result]", values.get("results") or {})
         state = state_of(values.get("plan"), results, answered=values.get("answer") is not None, asking=bool(asked))
         return Outcome(
@@ -130,9 +130,15 @@ class Run(Shown):
                     elif "__interrupt__" in chunk:
                         asked.extend(chunk["__interrupt__"])
         except GraphDrained:
-            return (await graph.aget_state(config)).values, asked, True
+            return (await graph.aget_state(_at_head(config))).values, asked, True
         return values, asked, False
 
     def __repr__(self) -> str:
         """Show the thread and whether it goes on."""
         return f"Run({self.thread_id!r}, {'ended' if self.ended else 'running'})"
+
+
+def _at_head(config: RunnableConfig) -> RunnableConfig:
+    """The config without the checkpoint that a branch started from: the run has come further since."""
+    place = {key: value for key, value in config.get("configurable", {}).items() if key != "checkpoint_id"}
+    return {**config, "configurable": place}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
@@ -16,17 +16,18 @@ from langgraph.checkpoint.serde.types import INTERRUPT
 from langgraph.types import Command
 
 from checkpoints import SQLAlchemySaver, SQLAlchemyStore
-from orchestra.errors import OrchestraError, RequestError, ThreadNotFound, WorkflowError, WorkflowNotFound
+from orchestra.branching import Branch
+from orchestra.errors import OrchestraError, RequestError, ThreadError, ThreadNotFound, WorkflowError, WorkflowNotFound
 from orchestra.events import Event
 from orchestra.leases import hold
 from orchestra.memory import Memory, users
-from orchestra.past import Past, info_of, with_teams
+from orchestra.past import SHOWN, Past, info_of, is_same_turn, lineage, parent_id, with_teams
 from orchestra.redo import kept_results
 from orchestra.references import load
 from orchestra.run import Run
 from orchestra.snapshots import Comparison, History, Moment, Outcome, RunInfo, RunList, RunState, past_events
 from orchestra.tasks import now
-from orchestra.timers import overdue
+from orchestra.timers import in_utc, overdue
 from orchestra.workflow import Workflow
 
 _TICKED_AT_ONCE = 16
@@ -142,10 +143,11 @@ class Orchestra:
             WorkflowNotFound: The recorded workflow can't be imported; pass it.
             ThreadBusy: Another run is on this thread.
         """
-        info = await self._head(thread_id)
+        head = await self._newest(thread_id)
+        info = info_of(head, busy=False)
         given = {one.id: late for one in (*info.questions, *info.timers) for late in overdue(one, now())}
         given |= answers or {}
-        resume = Command(resume=_as_resume(info, given)) if given else None
+        resume = Command(resume=_as_resume(head, given)) if given else None
         return await self._run(_workflow(info, workflow), resume, _config(thread_id, info.user))
 
     async def fork(
@@ -179,39 +181,40 @@ class Orchestra:
             WorkflowNotFound: The recorded workflow can't be imported; pass it.
         """
         head = await self._head(thread_id)
-        workflow, past = _workflow(head, workflow), await self._past(thread_id)
+        workflow = _workflow(head, workflow)
+        graph = self._compile(workflow)
+        past = Past(thread_id, await self._steps(graph.checkpointer.asteps(thread_id), thread_id))
         moment = past.pick(at)
         config = _config(thread_id, head.user)
-        place: dict[str, Any] = {"checkpoint_ns": ""}
         redone = [again] if isinstance(again, str) else [*again]
         if request is not None:
             if redone or results:
                 raise RequestError("Another request runs the whole turn: it goes without again= and results=.")
-            place["checkpoint_id"] = moment.checkpoint_id if moment.what == "answered" else past.before(moment)
-            config["configurable"] = {**config.get("configurable", {}), **place}
+            base = moment.checkpoint_id if moment.what == "answered" else past.before(moment)
+            place = {**config.get("configurable", {}), "checkpoint_ns": "", "checkpoint_id": base}
+            config["configurable"] = place
             return await self._run(workflow, {"request": request}, config)
         plan = past.plan(moment)
         kept = None if plan is None else kept_results(workflow, plan, past.results(moment), redone, results or {})
         if plan is None and (redone or results):
             raise RequestError(f"At moment {moment.number} there is no plan yet, so there is nothing to run again.")
-        if kept is not None and plan is not None and len(kept) == len(plan.tasks):
+        if kept is not None and plan is not None and len(kept) == len(plan.tasks) and not results:
             raise RequestError(
                 f"At moment {moment.number} every task is finished. Say what is to be different: again= (--again) a "
                 "task, results= (--set) of a task, or another request."
             )
-        place["checkpoint_id"] = moment.checkpoint_id if plan is None else past.planned_at(moment)
-        start: RunnableConfig = {**config, "configurable": {**config.get("configurable", {}), **place}}
-        await self._compile(workflow).abranch(start, kept, past.updates(moment, kept or {}))
-        return await self._run(workflow, None, config)
+        base = moment.checkpoint_id if plan is None else past.planned_at(moment)
+        branch = Branch(base=base, results=kept, updates=past.updates(moment, kept or {}))
+        return await self._run(workflow, branch, config)
 
     async def tick(self, *, at: datetime | None = None, workflow: Workflow | None = None) -> list[Ticked]:
         """Continue every waiting run whose timer or deadline has passed, and return when these runs have ended.
 
         Args:
-            at: The moment to go by; now by default.
+            at: The moment to go by; now by default. Without a timezone it is in UTC.
             workflow: The workflow of those threads whose own can't be imported; others are not touched.
         """
-        at = at or now()
+        at = in_utc(at) if at is not None else now()
         due = [info for info in await self.runs(state=RunState.WAITING) if info.due is not None and info.due <= at]
         places = asyncio.Semaphore(_TICKED_AT_ONCE)
 
@@ -220,7 +223,7 @@ class Orchestra:
             async with places:
                 try:
                     run = await self.resume(info.thread_id, workflow=workflow, answers=late)
-                    return Ticked(info.thread_id, outcome=await run)
+                    return Ticked(info.thread_id, outcome=await _end_of(run))
                 except OrchestraError as error:  # told, not raised: the others go on
                     return Ticked(info.thread_id, error=error)
 
@@ -280,17 +283,19 @@ class Orchestra:
         Args:
             state: Only those that stand so.
             workflow: Only those of the workflow with this name.
-            user: Only those of this user.
+            user: Only those of this user; empty for those of nobody.
             limit: How many at most.
         """
-        wanted = {key: value for key, value in (("workflow", workflow), ("user_id", user)) if value is not None}
+        wanted: dict[str, Any] = {} if workflow is None else {"workflow": workflow}
+        if user is not None:
+            wanted["user_id"] = user or None  # None also stands for a missing key
         busy = {lease.thread_id for lease in await self.saver.aleases()}
         written = INTERRUPT if state == RunState.WAITING else None  # the database tells who may be waiting
         found: list[RunInfo] = []
         before: CheckpointTuple | None = None
         while limit is None or len(found) < limit:
             size = _PAGE if state is not None or limit is None else min(_PAGE, limit - len(found))
-            heads = await self.saver.aheads(limit=size, filter=wanted, before=before, written=written)
+            heads = await self.saver.aheads(limit=size, filter=wanted, before=before, written=written, channels=SHOWN)
             infos = (info_of(head, busy=_thread_of(head) in busy) for head in heads)
             found += [info for info in infos if state is None or info.state == state]
             if len(heads) < size:
@@ -304,19 +309,19 @@ class Orchestra:
         Raises:
             ThreadNotFound: Nothing is stored under this name.
         """
-        turn: list[CheckpointTuple] = []
-        asked: Any = None
-        async for step in self.saver.alist({"configurable": {"thread_id": thread_id, "checkpoint_ns": ""}}):
-            values = step.checkpoint["channel_values"]
-            if turn and values.get("asked") != asked:
-                break
-            asked = values.get("asked")
-            turn.append(step)
-        if not turn:
+        steps: list[CheckpointTuple] = []
+        before: str | None = None
+        async for step in self.saver.asteps(thread_id, channels=SHOWN):
+            steps.append(step)
+            if before in (None, step.checkpoint["id"]):  # the others are on other branches
+                before = parent_id(step)
+                if not before or not is_same_turn(steps[0], step):
+                    break
+        if not steps:
             raise _not_found(thread_id)
         busy = await self.saver.alease_of(thread_id) is not None
-        info = info_of(turn[0], busy=busy, earlier=turn[::-1])
-        return with_teams(info, turn, await self.saver.aheads(thread_id=thread_id, nested=True))
+        info = info_of(steps[0], busy=busy, since=lineage(steps)[-1])
+        return with_teams(info, steps, await self.saver.aheads(thread_id=thread_id, nested=True, channels=SHOWN))
 
     async def events(self, thread_id: str) -> list[Event]:
         """Tell again what has happened in the newest turn of a thread.
@@ -334,7 +339,7 @@ class Orchestra:
         Raises:
             ThreadNotFound: Nothing is stored under this name.
         """
-        return (await self._past(thread_id)).history
+        return Past(thread_id, await self._steps(self.saver.asteps(thread_id, channels=SHOWN), thread_id)).history
 
     async def compare(self, thread_id: str, before: Moment | int, after: Moment | int) -> Comparison:
         """Hold two moments of a thread against each other, task by task; for branches, take their last moments.
@@ -343,7 +348,7 @@ class Orchestra:
             ThreadNotFound: Nothing is stored under this name.
             ThreadError: There is no such moment.
         """
-        past = await self._past(thread_id)
+        past = Past(thread_id, await self._steps(self.saver.asteps(thread_id, lenient=True), thread_id))
         return past.compare(past.pick(before), past.pick(after))
 
     async def turns(self, thread_id: str) -> list[dict[str, Any]]:
@@ -352,23 +357,25 @@ class Orchestra:
         Raises:
             ThreadNotFound: Nothing is stored under this name.
         """
-        heads = await self.saver.aheads(thread_id=thread_id)
+        heads = await self.saver.aheads(thread_id=thread_id, channels=["history"])
         if not heads:
             raise _not_found(thread_id)
         return list(heads[0].checkpoint["channel_values"].get("history") or ())
 
-    async def _head(self, thread_id: str) -> RunInfo:
-        heads: Sequence[CheckpointTuple] = await self.saver.aheads(thread_id=thread_id)
+    async def _newest(self, thread_id: str) -> CheckpointTuple:
+        heads = await self.saver.aheads(thread_id=thread_id, channels=SHOWN)
         if not heads:
             raise _not_found(thread_id)
-        return info_of(heads[0], busy=False)
+        return heads[0]
 
-    async def _past(self, thread_id: str) -> Past:
-        root: RunnableConfig = {"configurable": {"thread_id": thread_id, "checkpoint_ns": ""}}
-        steps = [step async for step in self.saver.alist(root)]
+    async def _head(self, thread_id: str) -> RunInfo:
+        return info_of(await self._newest(thread_id), busy=False)
+
+    async def _steps(self, read: AsyncIterator[CheckpointTuple], thread_id: str) -> list[CheckpointTuple]:
+        steps = [step async for step in read]
         if not steps:
             raise _not_found(thread_id)
-        return Past(thread_id, steps)
+        return steps
 
     # Keeping house
 
@@ -394,6 +401,20 @@ class Orchestra:
         await self._head(thread_id)
         async with hold(self.saver, thread_id):
             await self.saver.adelete_thread(thread_id)
+
+
+async def _end_of(run: Run) -> Outcome:
+    """Wait for a run that somebody else may cancel.
+
+    Raises:
+        ThreadError: Somebody did.
+    """
+    try:
+        return await run
+    except asyncio.CancelledError as error:
+        if not run.ended:  # it is the waiting that was cancelled
+            raise
+        raise ThreadError("its run was cancelled") from error
 
 
 def _config(thread_id: str, user: str, reference: str | None = None) -> RunnableConfig:
@@ -434,7 +455,12 @@ def _workflow(info: RunInfo, workflow: Workflow | None) -> Workflow:
         ) from error
 
 
-def _as_resume(info: RunInfo, answers: Mapping[str, Any]) -> Any:
+def _as_resume(head: CheckpointTuple, answers: Mapping[str, Any]) -> Any:
     """The answers as LangGraph wants them. It stores one that names no question, which then survives a crash."""
-    asked = {one.id for one in (*info.questions, *info.timers)}
-    return next(iter(answers.values())) if len(asked) == 1 and asked == set(answers) else dict(answers)
+    writes = head.pending_writes or ()
+    done = {execution for execution, channel, _ in writes if channel == "results"}
+    asked = [
+        one for execution, channel, value in writes if channel == INTERRUPT and execution not in done for one in value
+    ]
+    only = answers.get(asked[0].id) if len(asked) == len(answers) == 1 else None
+    return dict(answers) if only is None else only  # to LangGraph, None is no answer

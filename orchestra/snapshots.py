@@ -243,6 +243,9 @@ class TaskChange:
 class ValueChange:
     """One key of the state that differs between two moments: the request, the answer, or a key of the user's own.
 
+    Keys of the user's own are as the moment's checkpoint has them: what tasks write is in it when all that was sent out
+    together has ended.
+
     Attributes:
         key: The key.
         before: Its value at the first moment, `None` if it had none.

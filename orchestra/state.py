@@ -169,17 +169,17 @@ class PastTurn(TypedDict):
 
     Attributes:
         turn: Its number, from 1.
-        asked: The id of its request.
+        opening: The id of its first message.
         request: What was asked.
         answer: What was answered; empty if the turn was left unfinished.
-        ended: "answered"; "superseded", if a new request came while a question was open; or "stopped", if one came
-            after a crash, a drain or a cancellation.
-        dropped: The questions that were open then.
+        ended: "answered"; "superseded", if a new request came while a question or a timer was open; or "stopped", if
+            one came after a crash, a drain or a cancellation.
+        dropped: The questions that were open then; of a timer, `until` when it was to wait.
         results: Results by task id, as JSON.
     """
 
     turn: int
-    asked: str
+    opening: str
     request: str
     answer: str
     ended: Literal["answered", "superseded", "stopped"]
@@ -200,18 +200,21 @@ def make_schema(roster: Callable[[], Roster], own: Mapping[str, Any]) -> Any:
         own: The user's own keys, with their annotations or channels.
 
     The keys: `request` and `messages` as in the contract; `given`, what a team received from its parent; `asked`, an
-    id of the request, and `dropped`, the questions that were open when it came; `plan` and `planned`, the plan and the
-    request it was made for; `turn`, `results`, `history`, and `answer`, which is `None` while the turn is unfinished.
+    id of the request, `opening`, the id of its first message, and `dropped`, the questions that were open when it came;
+    `plan` and `planned`, the plan and the request it was made for; `turn` and `branch`, the turn's number and an id of
+    the thread's branch; `results`, `history`, and `answer`, which is `None` while the turn is unfinished.
     """
     keys = dict(own) | {
         "request": str,
         "messages": Annotated[list[AnyMessage], add_messages],
         "given": dict[str, Any],
         "asked": str,
+        "opening": str,
         "dropped": list[Any],
         "plan": Annotated[Plan, PlanChannel(dict)],
         "planned": dict[str, str],
         "turn": int,
+        "branch": str,
         "results": Annotated[dict[str, Result], ResultsChannel(roster)],
         "answer": str | None,
         "history": list[PastTurn],

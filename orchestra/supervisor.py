@@ -16,7 +16,7 @@ from langgraph.types import Command, Overwrite, Send
 
 from orchestra.agents import bind
 from orchestra.blueprint import Blueprint, call_of, user_of
-from orchestra.context import context
+from orchestra.context import context, turn_id
 from orchestra.dataflow import Turn
 from orchestra.errors import PlanError, WorkflowError
 from orchestra.events import PlanReady, TaskEnded, TurnEnded
@@ -37,11 +37,10 @@ class Supervisor:
         call = call_of(config)
         update: dict[str, Any] = {}
         results: dict[str, Result] = state.get("results") or {}
-        number = state.get("turn", 0)
         if not is_planned(state):
             plan = await self._plan(state)
             update = self._new_turn(state, plan)
-            number, results = update["turn"], {}
+            results = {}
         else:
             plan = cast("Plan", state["plan"])
         emit = runtime.stream_writer
@@ -67,7 +66,7 @@ class Supervisor:
             emit(PlanReady(path=call.path, plan=plan, finished=results))
             call.begin(
                 Turn(
-                    number=number,
+                    id=turn_id({**state, **update}),
                     request=state["request"],
                     plan=plan,
                     results=results,
@@ -105,7 +104,7 @@ class Supervisor:
         """What starts a turn: the plan, no results, and the last turn put into the history."""
         update: dict[str, Any] = {
             "plan": plan.model_dump(mode="json", exclude_defaults=True),
-            "planned": {"asked": state.get("asked", ""), "request": state["request"]},
+            "planned": {key: state.get(key, "") for key in ("asked", "opening", "request")},
             "turn": state.get("turn", 0) + 1,
             "answer": None,
         }
@@ -114,7 +113,7 @@ class Supervisor:
             dropped: list[Any] = state.get("dropped") or []
             past = PastTurn(
                 turn=state["turn"],
-                asked=state["planned"]["asked"],
+                opening=state["planned"].get("opening", ""),
                 request=state["planned"]["request"],
                 answer=answer or "",
                 ended="answered" if answer is not None else "superseded" if dropped else "stopped",

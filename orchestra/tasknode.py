@@ -13,7 +13,7 @@ from typing import Any, NoReturn, cast
 import pydantic_core
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import CheckpointTuple
-from langgraph.checkpoint.serde.types import INTERRUPT, RESUME
+from langgraph.checkpoint.serde.types import ERROR
 from langgraph.errors import GraphDrained, GraphInterrupt
 from langgraph.runtime import ExecutionInfo, Runtime
 from langgraph.types import Command
@@ -22,18 +22,16 @@ from pydantic import TypeAdapter
 from orchestra.agents import Agent
 from orchestra.attempts import Job, carry_out
 from orchestra.blueprint import TEAM, Blueprint, call_of, saver_of, user_of
-from orchestra.context import context
+from orchestra.branching import executions
+from orchestra.context import context, turn_id
 from orchestra.dataflow import Board, Call, Deferred, Stored, Suspended, Turn, Unsettled, Updates
 from orchestra.errors import UnstorableOutput, WorkflowError
 from orchestra.events import Event, PlanReady, TaskDeferred, TaskEnded, TaskWaiting
 from orchestra.memory import Memory
-from orchestra.outputs import own_copy
+from orchestra.outputs import OwnCopy, own_copy
 from orchestra.state import decode_result, encode_result
 from orchestra.tasks import Assignment, Attempt, Plan, Result, Status, Task, now
 from orchestra.timers import in_utc, moment_of, wait_until
-
-_NOBODY = "00000000-0000-0000-0000-000000000000"
-"""The execution id under which LangGraph stores an answer that names no question."""
 
 _PATIENCE = 60.0
 """Seconds that an agent with side effects waits for its inputs to be stored, which takes milliseconds."""
@@ -64,6 +62,7 @@ class TaskNode:
             node.suspend(board, task, ())
         except (GraphInterrupt, GraphDrained):
             # A team that drains keeps its place too: it goes on in its own namespace.
+            await node.asked_again()
             board.post(task_id, Unsettled.SUSPENDED)
             node.emit(TaskWaiting, {"task": task_id})
             raise
@@ -137,13 +136,13 @@ class _Node:
             task=task,
             request=turn.request,
             inputs={need: own_copy(result.output) for need, result in inputs.items() if result.ok} | self._given(turn),
-            messages=turn.messages,
-            history=turn.history,
+            messages=OwnCopy(turn.messages),
+            history=OwnCopy(turn.history),
             state=blueprint.own_state(turn.state, board.updates_before(task)),
-            preferences={memo.key: memo.value for memo in turn.memory if memo.kind == "preference"},
-            facts={memo.key: memo.value for memo in turn.memory if memo.kind == "fact"},
+            preferences={memo.key: own_copy(memo.value) for memo in turn.memory if memo.kind == "preference"},
+            facts={memo.key: own_copy(memo.value) for memo in turn.memory if memo.kind == "fact"},
             user=user,
-            idempotency_key=f"{call.key}/{turn.number}/{task.id}",
+            idempotency_key=f"{call.key}/{turn.id}/{task.id}",
         )
         job = Job(
             task=task,
@@ -156,21 +155,22 @@ class _Node:
             call_team=self._call_team,
             journal=_Journal(self, task.id),
             review=review,
-            check_updates=self._check_updates,
+            check_updates=functools.partial(self._check_updates, turn.state),
         )
         result = await carry_out(job)
         if not result.ok:
             return result, ()
-        if job.memos and self.runtime.store is not None:
-            await Memory(self.runtime.store, user).write(job.memos)
+        memos = [memo for memos in job.memos.values() for memo in memos]
+        if memos and self.runtime.store is not None:
+            await Memory(self.runtime.store, user).write(memos)
         return result, [update for updates in job.updates.values() for update in updates]
 
     def _user(self) -> str:
         """Whose preferences the run uses, if anything can be remembered at all."""
         return user_of(self.config) if self.runtime.store is not None else ""
 
-    def _check_updates(self, updates: Updates) -> None:
-        """See that updates are for keys that exist and can be stored.
+    def _check_updates(self, state: Mapping[str, Any], updates: Updates) -> None:
+        """See that updates are for keys that exist, and can be stored, read back and added to the state.
 
         Raises:
             UnstorableOutput: One of them is not.
@@ -182,9 +182,13 @@ class _Node:
                 raise UnstorableOutput(f"the workflow's own state has no key {key!r}; {there}")
             try:
                 if saver is not None:
-                    saver.serde.dumps_typed(value)
+                    saver.serde.loads_typed(saver.serde.dumps_typed(value))
             except Exception as error:
                 raise UnstorableOutput(f"the update of {key!r} can't be stored: {error}") from error
+            try:
+                self.blueprint.own_state(state, [(key, value)])
+            except Exception as error:
+                raise UnstorableOutput(f"the reducer of {key!r} does not take the update: {error}") from error
 
     def _ready(self) -> None:
         if self.call.draining():
@@ -227,32 +231,11 @@ class _Node:
         """Read what the saver holds of this superstep."""
         stored = await self._stored_step()
         values = stored.checkpoint["channel_values"]
-        roster = self.blueprint.roster
-        results: dict[str, Result] = {}
-        done: dict[str, str] = {}
-        wrote: dict[str, list[tuple[str, Any]]] = {}
-        questions: dict[str, Sequence[Any]] = {}
-        resumes: dict[str, Any] = {}
-        notes: list[Mapping[str, Any]] = []
-        for execution, channel, value in stored.pending_writes or ():
-            if channel == "results":
-                results.update({task: decode_result(raw, roster) for task, raw in value.items()})
-                done[execution] = next(iter(value), "")
-            elif channel in self.blueprint.own:
-                wrote.setdefault(execution, []).append((channel, value))
-            elif channel == INTERRUPT:
-                questions[execution] = value
-            elif channel == RESUME:
-                resumes[execution] = value
-            elif channel == JOURNAL:
-                notes.append(value)
-        if _NOBODY in resumes:
-            # An answer that was accepted before a crash and met no agent yet: LangGraph hands it out when asked again.
-            fresh = resumes.pop(_NOBODY)
-            questions = {e: asked for e, asked in questions.items() if e in resumes and resumes[e][-1] == fresh}
+        roster, done = self.blueprint.roster, executions(stored, self.blueprint.own)
+        results = {task: decode_result(raw, roster) for each in done for task, raw in each.results.items()}
         earlier = cast("dict[str, Any]", values.get("results") or {})
         turn = Turn(
-            number=values["turn"],
+            id=turn_id(values),
             request=values["request"],
             **await context(self.blueprint, values, self.runtime.store, self._user()),
             plan=Plan.model_validate(values["plan"]),
@@ -260,8 +243,14 @@ class _Node:
             given=values.get("given") or {},
         )
         self.emit(PlanReady, {"plan": turn.plan, "finished": {**turn.results, **results}})
-        updates = {done[execution]: pairs for execution, pairs in wrote.items() if execution in done}
-        return Stored(turn=turn, results=results, updates=updates, questions=questions, notes=notes)
+        return Stored(
+            turn=turn,
+            results=results,
+            updates={task: each.updates for each in done for task in each.results},
+            questions={each.id: each.asked for each in done if each.asked},
+            notes=[value for _, channel, value in stored.pending_writes or () if channel == JOURNAL],
+            cut=[each.id for each in done if each.cut],
+        )
 
     async def _stored_step(self) -> CheckpointTuple:
         saver = saver_of(self.config) if self.call.persistent else None
@@ -293,6 +282,11 @@ class _Node:
             await asyncio.sleep(pause)
             pause = min(0.1, pause * 2)
 
+    async def asked_again(self) -> None:
+        """If this execution was cancelled before, take that back: now it waits."""
+        if self.info.task_id in self.call.cut and (saver := saver_of(self.config)) is not None:
+            await saver.aput_writes(self._place(), [(ERROR, "")], self.info.task_id)
+
     async def note(self, entry: Mapping[str, Any]) -> None:
         """Store a journal entry beside the writes of this superstep."""
         if (saver := saver_of(self.config)) is not None and self.call.persistent:
@@ -312,15 +306,13 @@ class _Journal:
     async def ended(self, attempt: Attempt) -> None:
         await self._note("ended", attempt)
 
-    async def drafted(self, number: int, agent: str, draft: Any) -> None:
+    async def drafted(self, number: int, draft: Mapping[str, Any]) -> None:
         if self.draft(number) is None:
-            await self.node.note(
-                {"event": "draft", "task": self.task, "agent": agent, "number": number, "draft": draft}
-            )
+            await self.node.note({"event": "draft", "task": self.task, "number": number, **draft})
 
-    def draft(self, number: int) -> tuple[str, Any] | None:
+    def draft(self, number: int) -> Mapping[str, Any] | None:
         notes = self.node.call.notes(self.task, "draft")
-        return next(((note["agent"], note["draft"]) for note in notes if note["number"] == number), None)
+        return next((note for note in notes if note["number"] == number), None)
 
     async def _note(self, event: str, attempt: Attempt) -> None:
         key = f"{attempt.agent}/{attempt.started.isoformat()}"

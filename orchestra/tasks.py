@@ -5,6 +5,7 @@ A plan is an acyclic graph of tasks. It is checked when it is made, so that whoe
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -12,7 +13,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 from orchestra.errors import PlanError, TaskUnsuccessful
 from orchestra.shown import Shown
@@ -136,6 +137,10 @@ class Review(BaseModel):
     revised: Any = None
 
 
+MOST_MEMOS = 1000
+"""Memos of one user at most: all of them reach every agent."""
+
+
 class Memo(BaseModel):
     """One thing that is remembered of a user.
 
@@ -154,6 +159,15 @@ class Memo(BaseModel):
     kind: Literal["preference", "fact"] = "preference"
     by: str = "user"
     at: datetime | None = None
+
+    @field_validator("key", "value", mode="before")
+    @classmethod
+    def _can_be_stored(cls, value: Any) -> Any:
+        try:
+            json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+        except (TypeError, RecursionError) as error:  # what else it raises is a ValueError
+            raise ValueError(str(error)) from error
+        return value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,18 +213,29 @@ class Assignment:
             kind: A wish that agents should follow, or anything else that is true of the user.
 
         Raises:
-            ValueError: The run has no user; the value can't be stored; the key is empty.
+            ValueError: The run has no user; the value can't be stored; the key is empty; a thousand things are
+                remembered already.
         """
-        if not self.user:
-            raise ValueError(
-                f"Nothing can be remembered under {key!r}: this run has no user. Name one with start(..., user=...) or "
-                '--user; in plain LangGraph, compile with a store and put "user_id" into the configurable config.'
-            )
-        self.notes.append(Memo(key=key, value=value, kind=kind, by=self.task.id))
+        self._note(Memo(key=key, value=value, kind=kind, by=self.task.id))
 
     def forget(self, key: str) -> None:
-        """Have what is remembered of the user under a key deleted, once this attempt succeeds."""
-        self.notes.append(Memo(key=key, value=None, by=self.task.id))
+        """Have what is remembered of the user under a key deleted, once this attempt succeeds.
+
+        Raises:
+            ValueError: The run has no user; the key is empty.
+        """
+        self._note(Memo(key=key, value=None, by=self.task.id))
+
+    def _note(self, memo: Memo) -> None:
+        if not self.user:
+            raise ValueError(
+                f"Nothing can be remembered under {memo.key!r}: this run has no user. Name one: start(..., user=...), "
+                'or --user; in plain LangGraph, compile with a store and put "user_id" into the configurable config.'
+            )
+        known = {*self.preferences, *self.facts, *(other.key for other in self.notes)}
+        if memo.value is not None and memo.key not in known and len(known) >= MOST_MEMOS:
+            raise ValueError(f"{MOST_MEMOS} things are remembered of {self.user!r} already; forget some first.")
+        self.notes.append(memo)
 
 
 class Status(StrEnum):

@@ -6,6 +6,7 @@ LangGraph gets the supervisor, one node per agent, and the gatherer that leads b
 
 from __future__ import annotations
 
+import copy
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -14,6 +15,7 @@ from typing import Any, NoReturn, cast
 
 from langgraph.graph import END, START, StateGraph
 
+from checkpoints import SQLAlchemySaver
 from orchestra.agents import Agent, Parameter, Team, bind, produces, stands_in, type_name
 from orchestra.attempts import Reviewing
 from orchestra.blueprint import Blueprint
@@ -206,6 +208,11 @@ class Workflow(Shown, StateGraph[Any, Any, Any, Any]):
         return self.roster[sinks[0].id].output if len(sinks) == 1 else str
 
     @property
+    def defaults(self) -> dict[str, Any]:
+        """What the user's own keys of the state begin with on a new thread."""
+        return copy.deepcopy(dict(self._own.defaults))
+
+    @property
     def side_effects(self) -> bool:
         """Whether one of its agents changes the world outside."""
         return any(agent.side_effects for agent in self.roster.values())
@@ -283,6 +290,8 @@ class Workflow(Shown, StateGraph[Any, Any, Any, Any]):
         graph.add_edge(START, "supervisor")
         graph.add_edge("gather", "supervisor")
         options.setdefault("name", self.name)
+        if self._own.types and isinstance(checkpointer, SQLAlchemySaver):
+            checkpointer = checkpointer.with_allowlist([(each.__module__, each.__name__) for each in self._own.types])
         compiled = cast("CompiledWorkflow", graph.compile(checkpointer=checkpointer, **options))
         compiled.__class__ = CompiledWorkflow
         compiled.builder = self
@@ -320,7 +329,6 @@ class Workflow(Shown, StateGraph[Any, Any, Any, Any]):
             max_tasks=self._max_tasks,
             history=self._history,
             own={key: cast("Any", self.channels[key]) for key in self._own.annotations},
-            defaults=self._own.defaults,
         )
         self._check_reviewers(blueprint)
         return blueprint

@@ -63,11 +63,16 @@ def build(log: str | Path, seed: int, tag: str) -> Workflow:
     return flow
 
 
-async def begin(database: str, log: str | Path, seed: int) -> None:
-    """Bring a thread to its end."""
+async def begin(database: str, log: str | Path, seed: int, stop_at: int) -> None:
+    """Bring a thread to its end, or stop it when so many of its tasks have a result."""
     async with Orchestra(database) as orchestra:
-        outcome = await (await orchestra.start(build(log, seed, "first"), "go", thread_id=THREAD))
-    assert outcome.state is RunState.DONE
+        run = await orchestra.start(build(log, seed, "first"), "go", thread_id=THREAD)
+        if stop_at == SIZE:
+            await run
+            return
+        while len((await orchestra.info(THREAD)).raw) < stop_at:
+            await asyncio.sleep(0)
+        await run.cancel()
 
 
 async def go_on(database: str, log: str, seed: int, how: dict[str, Any]) -> None:

@@ -1,8 +1,8 @@
 """Fork and "again from X" under kill: real processes, killed with SIGKILL while they fork a thread or run the branch.
 
-A thread is brought to its end. A process forks it in a random way and is killed: while it forks, as soon as a
-checkpoint of the branch is there, or after a random number of its agents' starts and ends. A new process resumes the
-branch, or, if nothing of it is stored, forks again. Then
+A thread is brought to its end, or stopped half-way. A process forks it in a random way and is killed: while it forks,
+as soon as a checkpoint of the branch is there, or after a random number of its agents' starts and ends. A new process
+resumes the branch, or, if nothing of it is stored, forks again. Then
 
 - every row that the old branch had in the database is there, byte for byte;
 - every result of the new branch is what a reference, which does not know the product, computes;
@@ -109,24 +109,21 @@ def expected(needs: Mapping[str, list[str]], kept: Iterable[str], edits: Mapping
 
 def choose(chance: random.Random, needs: Mapping[str, list[str]], history: History) -> Way:
     """A random way to fork."""
-    name = chance.choice(("again", "again", "results", "both", "moment", "moment", "moment and again"))
+    settled, edits, changed = set(history[-1].settled), dict[str, str](), set[str]()
     how: dict[str, Any] = {}
-    settled, edits = set(needs), dict[str, str]()
-    changed: set[str] = set()
-    needed = sorted({need for wanted in needs.values() for need in wanted})
-    if "moment" in name:
-        open_ones = [moment for moment in history if len(moment.settled) < SIZE]
-        moment = chance.choice(open_ones)
-        while name == "moment and again" and moment.what == "asked":  # there is no plan yet
-            moment = chance.choice(open_ones)
+    if chance.random() < 0.5 or len(settled) < SIZE:
+        moment = chance.choice([moment for moment in history if len(moment.settled) < SIZE])
         how["at"], settled = moment.number, set(moment.settled)
         assert all(set(needs[task]) <= settled for task in settled)
-    if name in ("results", "both"):
-        edits = {task: f"edited {chance.random()}" for task in chance.sample(needed, chance.randint(1, 2))}
-        how["results"] = edits
-    if "again" in name or name == "both":
-        changed = set(chance.sample(sorted(set(needs) - set(edits)), chance.randint(1, 2)))
-        how["again"] = sorted(changed)
+    if "at" not in how or (chance.random() < 0.5 and history[how["at"]].what != "asked"):  # there it has no plan yet
+        kind = chance.choice(("again", "results", "both"))
+        if kind != "again":
+            needed = sorted({need for wanted in needs.values() for need in wanted})
+            edits = {task: f"edited {chance.random()}" for task in chance.sample(needed, chance.randint(1, 2))}
+            how["results"] = edits
+        if kind != "results":
+            changed = set(chance.sample(sorted(set(needs) - set(edits)), chance.randint(1, 2)))
+            how["again"] = sorted(changed)
     lost = with_dependants(needs, changed | set(edits), edits)
     kept = frozenset(settled - lost - set(edits))
     return Way(how, kept, expected(needs, kept, edits))
@@ -147,7 +144,7 @@ def wait(process: Child, true: Callable[[], bool], pause: float) -> None:
 
 @dataclass
 class Trial:
-    """A thread that was brought to its end, and a way to fork it."""
+    """A thread that was brought to its end, or stopped, and a way to fork it."""
 
     folder: Path
     seed: int
@@ -159,7 +156,7 @@ class Trial:
     stored: set[str] = field(default_factory=set)
     """The tasks with a result on the branch when the process was killed."""
     began: Counter[str] = field(default_factory=Counter)
-    """How often agents had been started by then."""
+    """How often each agent had been started by then."""
     wrong: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -167,7 +164,8 @@ class Trial:
         self.path = self.folder / "runs.db"
         self.database = f"sqlite:///{self.path}"
         self.chance = random.Random(self.seed + 1)
-        asyncio.run(fork_program.begin(self.database, self.folder / "log0", self.seed))
+        stop_at = self.chance.choice((SIZE, SIZE, self.chance.randint(1, SIZE - 2)))
+        asyncio.run(fork_program.begin(self.database, self.folder / "log0", self.seed, stop_at))
         _, self.past = look(self.database)
         self.way = choose(self.chance, fork_program.random_needs(self.seed), self.past)
         self.before = rows(self.path)

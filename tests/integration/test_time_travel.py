@@ -140,10 +140,12 @@ async def until(true: Callable[[], Awaitable[bool]]) -> None:
             await asyncio.sleep(0.005)
 
 
-async def stop_amid(orchestra: Orchestra, flow: Workflow, desk: Desk, task: str, stored: set[str]) -> None:
+async def stop_amid(
+    orchestra: Orchestra, flow: Workflow, desk: Desk, task: str, stored: set[str], **options: Any
+) -> None:
     """Start a run on thread t, cancel it while a task is at work and others are stored."""
     desk.does[task] = lambda _: asyncio.sleep(60)
-    run = await orchestra.start(flow, "go", thread_id="t")
+    run = await orchestra.start(flow, "go", thread_id="t", **options)
 
     async def there() -> bool:
         return desk.calls[task] == 1 and set((await orchestra.info("t")).raw) == stored
@@ -982,23 +984,28 @@ async def test_of_kept_writes_to_a_plain_key_the_plans_last_counts(orchestra: Or
     assert desk.seen["c"].state == first
 
 
-@pytest.mark.parametrize("most", [1, 2, 3, 4, 5, 6])
-async def test_pruning_does_not_falsify_the_state_of_a_branch(orchestra: Orchestra, desk: Desk, most: int) -> None:
+@pytest.mark.parametrize("task", ["a", "d"])
+@pytest.mark.parametrize("most", [1, 2, 4, 5, 6])
+async def test_pruning_does_not_falsify_the_state_of_a_branch(
+    orchestra: Orchestra, desk: Desk, most: int, task: str
+) -> None:
     """Where a branch would start, or what the tasks that it keeps have written, may be gone: that is said, or right."""
     flow = noting(desk)
     await (await orchestra.start(flow, "go", thread_id="t"))
-    await (await orchestra.fork("t", again="c", workflow=flow))  # five checkpoints: forked, updated, wave, end, answer
+    await (await orchestra.fork("t", again="c", workflow=flow))
     await orchestra.saver.aclean(max_checkpoints=most)
+    calls = desk.calls.copy()
     try:
-        run = await orchestra.fork("t", again="d", workflow=flow)
+        run = await orchestra.fork("t", again=task, workflow=flow)
     except ThreadError as error:
         assert "pruned" in str(error)  # noqa: PT017 -- raised or not, either is right
-        assert desk.calls["d"] == 2
+        assert desk.calls == calls
         return
     await run
-    assert desk.calls == {"a": 1, "b": 1, "c": 2, "d": 3}
-    assert sorted(desk.seen["d"].state["log"]) == ["a1", "b1", "c2"]
-    assert await own_state(orchestra, flow) == (["a1", "b1", "c2", "d3"], "d3")
+    assert set(desk.calls - calls) == {"a": {"a", "c", "d"}, "d": {"d"}}[task]
+    log = sorted(f"{name}{desk.calls[name]}" for name in "abcd")
+    assert sorted(desk.seen["d"].state["log"]) == log[:3]
+    assert await own_state(orchestra, flow) == (log, log[3])
 
 
 async def test_messages_have_one_answer_and_the_next_turn_sees_the_branch(orchestra: Orchestra, desk: Desk) -> None:
@@ -1143,19 +1150,6 @@ async def test_compare_tells_the_users_own_keys(orchestra: Orchestra, desk: Desk
     assert [sorted(log) for log in values["log"]] == [["a1", "b1", "c1", "d1"], ["a1", "b1", "c1", "d2"]]
 
 
-async def test_the_users_own_keys_at_a_moment_are_what_its_finished_tasks_have_written(
-    orchestra: Orchestra, desk: Desk
-) -> None:
-    flow = noting(desk)
-    await (await orchestra.start(flow, "go", thread_id="t"))
-    history = await orchestra.history("t")
-    last = find(history, "finished", "d")
-    comparison = await orchestra.compare("t", last, history[-1])
-    assert {change.key for change in comparison.values} == {"answer"}
-    comparison = await orchestra.compare("t", find(history, "finished", "c"), last)
-    assert {change.key: change.before for change in comparison.values if change.key == "latest"} == {"latest": "c1"}
-
-
 # -- what is refused
 
 
@@ -1237,7 +1231,7 @@ async def test_a_busy_thread_is_refused(database: str, orchestra: Orchestra, des
     assert (await orchestra.history("t")).current == 1
 
 
-@pytest.mark.parametrize("delay", [0, 0.001, 0.002, 0.004, 0.006, 0.008, 0.01, 0.015])
+@pytest.mark.parametrize("delay", [0, 0.002, 0.004, 0.006, 0.008, 0.015])
 async def test_of_two_forks_at_once_one_finds_the_thread_busy_and_the_other_gets_what_it_asked_for(
     database: str, orchestra: Orchestra, desk: Desk, delay: float
 ) -> None:
@@ -1272,6 +1266,36 @@ async def test_of_two_forks_at_once_one_finds_the_thread_busy_and_the_other_gets
                 }
                 return
         assert (await orchestra.history("t")).current == 2, "the one that was refused has stored a branch"
+
+
+async def test_a_fork_runs_its_own_branch_also_if_another_comes_as_soon_as_the_thread_is_let_go(
+    database: str, orchestra: Orchestra, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flow = diamond(desk)
+    await (await orchestra.start(flow, "go", thread_id="t"))
+    release = SQLAlchemySaver.arelease_lease
+    others: list[Any] = []
+
+    async def another_comes(self: SQLAlchemySaver, *args: Any, **options: Any) -> Any:
+        released = await release(self, *args, **options)
+        if not others:
+            others.append(None)
+            others[0] = await (
+                await other.fork("t", at=6, results={"d": "mine", "c": "mine"}, again="e", workflow=flow)
+            )
+        return released
+
+    async with Orchestra(database) as other:
+        monkeypatch.setattr(SQLAlchemySaver, "arelease_lease", another_comes)
+        try:
+            outcome = await (await orchestra.fork("t", again="b", workflow=flow))
+        except ThreadBusy:
+            assert (await orchestra.history("t")).current == 2, "the one that was refused has stored a branch"
+        else:
+            assert outcome.results["b"].output == "b2()"
+            assert outcome.results["d"].output == "d2(b2(),c1(a1()))"
+            assert outcome.results["e"].output == "e1(a1())"
+    assert others[0].results["d"].output == "mine"
 
 
 # -- cut off half-way, and plain LangGraph
@@ -1309,11 +1333,17 @@ async def fork_cut_off(database: str, puts: int, **how: Any) -> None:
                 await (await orchestra.fork("t", **how))
 
 
+@pytest.mark.parametrize("base", ["done", "stopped"])
 @pytest.mark.parametrize("puts", [0, 1, 2, 3])
-async def test_a_fork_that_was_cut_off_is_there_whole_or_not_at_all(database: str, desk: Desk, puts: int) -> None:
+async def test_a_fork_that_was_cut_off_is_there_whole_or_not_at_all(
+    database: str, desk: Desk, puts: int, base: str
+) -> None:
     flow = diamond(desk)
     async with Orchestra(database) as orchestra:
-        await (await orchestra.start(flow, "go", thread_id="t", user="ada"))
+        if base == "done":
+            await (await orchestra.start(flow, "go", thread_id="t", user="ada"))
+        else:
+            await stop_amid(orchestra, flow, desk, "d", {"a", "b", "c", "e"}, user="ada")
     with old_branch_untouched(database) if puts else nothing_stored(database):
         await fork_cut_off(database, puts, again="c", workflow=flow)
     calls = desk.calls.copy()
@@ -1322,13 +1352,15 @@ async def test_a_fork_that_was_cut_off_is_there_whole_or_not_at_all(database: st
         assert (info.workflow, info.user) == ("diamond", "ada")
         assert [info.thread_id for info in await orchestra.runs(workflow="diamond", user="ada")] == ["t"]
         with old_branch_untouched(database):
-            if info.state is RunState.DONE:
+            if (await orchestra.history("t")).current == 1:
                 outcome = await (await orchestra.fork("t", again="c", workflow=flow))
             else:
                 outcome = await (await orchestra.resume("t", workflow=flow))
         assert set(desk.calls - calls) <= {"c", "d"}, "what the branch was to keep has run again"
         d = f"d{desk.calls['d']}(b1(),c{desk.calls['c']}(a1()))"
         assert (outcome.state, outcome.results["d"].output) == (RunState.DONE, d)
+        assert desk.calls["c"] > 1
+        assert (await orchestra.history("t")).current == 2
 
 
 @pytest.mark.parametrize(
@@ -1358,18 +1390,32 @@ async def test_a_new_turn_on_a_branch_that_was_cut_off_goes_on(database: str, de
         assert (info.turn, info.request) == (turn, how.get("request", "go"))
 
 
-async def test_plain_langgraph_resumes_a_fork_whose_process_died(database: str, desk: Desk) -> None:
+@pytest.mark.parametrize("base", ["done", "stopped"])
+@pytest.mark.parametrize("puts", [1, 2])
+async def test_plain_langgraph_resumes_a_fork_whose_process_died(
+    database: str, desk: Desk, puts: int, base: str
+) -> None:
     flow = diamond(desk)
-    async with SQLAlchemySaver(database) as saver:
-        graph = flow.compile(checkpointer=saver)
-        await graph.ainvoke({"request": "go"}, THREAD)
-    await fork_cut_off(database, 2, again="c", workflow=flow)
+    async with Orchestra(database) as orchestra:
+        if base == "done":
+            await flow.compile(checkpointer=orchestra.saver).ainvoke({"request": "go"}, THREAD)
+        else:
+            await stop_amid(orchestra, flow, desk, "d", {"a", "b", "c", "e"})
+    await fork_cut_off(database, puts, again="c", workflow=flow)
     async with SQLAlchemySaver(database) as saver:
         graph = flow.compile(checkpointer=saver)
         with desk.reruns() as called, old_branch_untouched(database):
             state = await graph.ainvoke(None, THREAD)
-    assert called == {"c", "d"}
-    assert state["results"]["d"].output == "d2(b1(),c2(a1()))"
+    assert called <= {"c", "d"}
+    assert state["results"]["d"].output == f"d{desk.calls['d']}(b1(),c{desk.calls['c']}(a1()))"
+
+
+async def snapshots_of(graph: Any) -> dict[str, Any]:
+    """What LangGraph shows of a thread, by checkpoint."""
+    return {
+        snapshot.config["configurable"]["checkpoint_id"]: snapshot
+        async for snapshot in graph.aget_state_history(THREAD)
+    }
 
 
 async def test_plain_langgraph_reads_the_history_of_a_forked_thread(orchestra: Orchestra, desk: Desk) -> None:
@@ -1378,14 +1424,41 @@ async def test_plain_langgraph_reads_the_history_of_a_forked_thread(orchestra: O
     first = await orchestra.info("t")
     outcome = await (await orchestra.fork("t", again="c", workflow=flow))
     graph = flow.compile(checkpointer=orchestra.saver)
-    snapshots = [snapshot async for snapshot in graph.aget_state_history(THREAD)]
-    answers = [snapshot.values.get("answer") for snapshot in snapshots]
+    snapshots = await snapshots_of(graph)
+    answers = [snapshot.values.get("answer") for snapshot in snapshots.values()]
     assert answers[0] == outcome.answer
     assert {answer for answer in answers if answer} == {first.answer, outcome.answer}
-    assert snapshots[0].next == ()
-    by_id = {snapshot.config["configurable"]["checkpoint_id"]: snapshot for snapshot in snapshots}
+    assert next(iter(snapshots.values())).next == ()
     for moment in await orchestra.history("t"):
-        assert by_id[moment.checkpoint_id].values["request"] == "go"
+        assert snapshots[moment.checkpoint_id].values["request"] == "go"
     # LangGraph's own way back to a branch that is not the current one
-    old = by_id[(await orchestra.history("t")).branches[1].checkpoint_id]
+    old = snapshots[(await orchestra.history("t")).branches[1].checkpoint_id]
     assert (await graph.aget_state(old.config)).values["answer"] == first.answer
+
+
+@pytest.mark.parametrize("base", ["done", "stopped", "waiting"])
+async def test_plain_langgraph_sees_the_old_branch_as_it_was_and_can_replay_it(
+    orchestra: Orchestra, desk: Desk, base: str
+) -> None:
+    flow = diamond(desk)
+    if base == "stopped":
+        await stop_amid(orchestra, flow, desk, "c", {"a", "b", "e"})
+    else:
+        desk.does["c"] = asks
+        await (await orchestra.start(flow, "ask" if base == "waiting" else "go", thread_id="t"))
+    graph = flow.compile(checkpointer=orchestra.saver)
+    before = await snapshots_of(graph)
+    moments = (await orchestra.history("t")).moments
+    desk.does.pop("c", None)
+    for count, how in enumerate(({"again": "b"}, {"results": {"c": "mine"}}, {"again": "a"}, {"again": ["b", "e"]})):
+        await (await orchestra.fork("t", at=moments[-1], workflow=flow, **how))
+        after = await snapshots_of(graph)
+        assert {checkpoint: after[checkpoint] for checkpoint in before} == before
+        assert (await orchestra.history("t")).moments[: len(moments)] == moments
+        assert (await orchestra.history("t")).current == count + 2
+    planned = before[find(await orchestra.history("t"), "planned").checkpoint_id]
+    with desk.reruns() as called:
+        state = await graph.ainvoke(None, planned.config)
+    assert called == {"a", "b", "c", "d", "e"}
+    a, b, c, d = (f"{name}{desk.calls[name]}" for name in "abcd")
+    assert state["results"]["d"].output == f"{d}({b}(),{c}({a}()))"

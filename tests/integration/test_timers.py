@@ -471,6 +471,16 @@ async def test_a_tick_goes_on_with_what_is_due_and_nothing_else(database: str) -
         assert [name for name, state in states.items() if state is RunState.WAITING] == ["asks without a deadline"]
 
 
+async def test_a_tick_by_a_moment_without_a_timezone_goes_by_utc(database: str) -> None:
+    flow = one("it", lambda _: wait_for(HOUR))
+    async with Orchestra(database) as orchestra:
+        await (await orchestra.start(flow, "go", thread_id="t"))
+        assert await orchestra.tick(workflow=flow, at=(now() + 0.5 * HOUR).replace(tzinfo=None)) == []
+        (ticked,) = await orchestra.tick(workflow=flow, at=(now() + 1.5 * HOUR).replace(tzinfo=None))
+        assert ticked.outcome is not None
+        assert ticked.outcome.state is RunState.DONE
+
+
 async def test_a_tick_tells_what_it_could_not_go_on_with_and_does_the_rest(
     database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

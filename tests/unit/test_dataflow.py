@@ -17,7 +17,7 @@ def result(task: str) -> Result:
 
 
 def turn(*tasks: Task) -> Turn:
-    return Turn(number=1, request="r", plan=Plan(tasks=tasks))
+    return Turn(id="turn", request="r", plan=Plan(tasks=tasks))
 
 
 PAIR = (Task(id="a"), Task(id="b", needs=("a",)))
