@@ -99,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("graph", metavar="GRAPH", help=_GRAPH_HELP)
     run.add_argument("request", metavar="REQUEST", nargs="?", help="what to do; the workflow's own example if left out")
     run.add_argument("--thread", metavar="NAME", help="where to store it; the next turn of it if it exists")
-    run.add_argument("--user", metavar="NAME", default="", help="whose preferences and facts the agents see and write")
+    run.add_argument("--user", metavar="NAME", help="whose preferences and facts agents use; by default the thread's")
     run.add_argument("--supersede", action="store_true", help="drop the questions that are open on the thread")
     _followed(run)
     resume = commands.add(

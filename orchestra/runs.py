@@ -100,7 +100,7 @@ class Orchestra:
         request: str | Sequence[Any],
         *,
         thread_id: str | None = None,
-        user: str = "",
+        user: str | None = None,
         supersede: bool = False,
         reference: str | None = None,
     ) -> Run:
@@ -111,7 +111,8 @@ class Orchestra:
             request: What the user asks for; or LangChain messages, the last human one of which is the request.
             thread_id: Where to store it; a new name is made if there is none. On a thread with earlier turns this
                 is the next one.
-            user: Whose preferences and facts agents see and write; empty for nobody's.
+            user: Whose preferences and facts agents see and write; empty for nobody's. On a thread with earlier turns
+                it is theirs by default.
             supersede: Drop the questions that are open on this thread; the history records them.
             reference: Where the workflow lives, if that can't be told from the object.
 
@@ -122,7 +123,10 @@ class Orchestra:
             WorkflowError: The workflow, or the plan made for this request, does not add up.
         """
         given = {"request": request} if isinstance(request, str) else {"messages": [*request]}
-        config = _config(thread_id or f"run-{uuid.uuid4().hex[:8]}", user, reference)
+        if user is None and thread_id is not None:
+            heads = await self.saver.aheads(thread_id=thread_id, channels=())
+            user = info_of(heads[0], busy=False).user if heads else None
+        config = _config(thread_id or f"run-{uuid.uuid4().hex[:8]}", user or "", reference)
         config["configurable"] = {**config.get("configurable", {}), "supersede": supersede}
         return await self._run(workflow, given, config)
 

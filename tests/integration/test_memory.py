@@ -406,3 +406,17 @@ async def test_many_runs_of_one_user_at_once_lose_nothing(database: str) -> None
         runs = [await orchestra.start(flow, f"r{i:02}", user="ada") for i in range(20)]
         await asyncio.gather(*runs)
         assert [memo.key for memo in await orchestra.memory("ada").all()] == [f"r{i:02}" for i in range(20)]
+
+
+async def test_the_next_turn_of_a_thread_is_its_users_unless_told_otherwise(database: str) -> None:
+    users: list[str] = []
+
+    async def it(task: Assignment) -> str:
+        users.append(task.user)
+        return "done"
+
+    flow = Workflow("w", agents=[Agent("it", it)])
+    async with Orchestra(database) as orchestra:
+        for options in ({"user": "ada"}, {}, {"user": "bob"}, {}, {"user": ""}):
+            await (await orchestra.start(flow, "go", thread_id="t", **options))
+    assert users == ["ada", "ada", "bob", "bob", ""]
