@@ -110,42 +110,35 @@ class CompiledWorkflow(CompiledStateGraph[Any, Any, Any, Any]):
                 "behind nodes). Limit the agents instead: Agent(max_concurrency=...)."
             )
         input = self._accept(input)  # noqa: A001
-        nested = bool(configurable.get("checkpoint_ns"))
         async with contextlib.AsyncExitStack() as stack:
-            graph = self
-            if not nested:
-                control = control or RunControl()
-                where = {"workflow": self.name, "workflow_ref": self.workflow.reference}
-                config["metadata"] = where | dict(config.get("metadata") or {})
-                saver = await self._take_thread(stack, configurable, options)
-                if saver is not self.checkpointer:
-                    graph = self.copy(update={"checkpointer": saver})
-                config["configurable"] = configurable
-                stored = saver and configurable.get("thread_id") is not None
-                input = await _fit(graph, input, config, supersede=supersede) if stored else _begun(self, input)  # noqa: A001
+            config["configurable"] = configurable
+            if configurable.get("checkpoint_ns"):  # inside another graph, whose thread it is
+                graph, input = self, _begun(self, input)  # noqa: A001
             else:
-                input = _begun(self, input)  # noqa: A001
+                control = control or RunControl()
+                graph = await self._enter(stack, config, options)
+                input = await _fit(graph, input, config, supersede=supersede)  # noqa: A001
             call = configurable.pop(TEAM, None) or _new_call(self.name, input, configurable, control)
-            if nested:
+            if call.path:
                 # LangGraph keeps metadata that are text; by these the teams of a run are found again.
                 team = {"workflow": self.name, "path": json.dumps(call.path)}
                 config["metadata"] = {**(config.get("metadata") or {}), **team}
             call.persistent = call.persistent and cast("Any", self.checkpointer) is not False
             configurable[CALL] = call
-            config["configurable"] = configurable
             chunks = super(CompiledWorkflow, graph).astream(input, config, control=control, **options)
             async with aclosing(cast("Any", chunks)):
                 async for chunk in chunks:
                     yield chunk
 
-    async def _take_thread(
-        self, stack: contextlib.AsyncExitStack, configurable: dict[str, Any], options: dict[str, Any]
-    ) -> Any:
-        """Keep the thread to this call until it ends; return the saver to use."""
-        saver = cast("Any", self.checkpointer) if isinstance(self.checkpointer, BaseCheckpointSaver) else None
-        thread = configurable.get("thread_id")
-        if saver is None or thread is None:
-            return cast("Any", self.checkpointer)
+    async def _enter(
+        self, stack: contextlib.AsyncExitStack, config: RunnableConfig, options: dict[str, Any]
+    ) -> CompiledWorkflow:
+        """Keep the thread to this call until it ends; return the graph to run, with the saver to use."""
+        where = {"workflow": self.name, "workflow_ref": self.workflow.reference}
+        config["metadata"] = where | dict(config.get("metadata") or {})
+        saver = _saver_of(self, config)
+        if saver is None:
+            return self
         if options.get("durability") == "exit" and self.workflow.side_effects:
             raise WorkflowError(
                 'durability="exit" stores nothing before the end, but an agent with side effects may only start when '
@@ -153,7 +146,8 @@ class CompiledWorkflow(CompiledStateGraph[Any, Any, Any, Any]):
             )
         # Four small commits a run buy the promise that a request is stored before any agent starts.
         options["durability"] = options.get("durability") or "sync"
-        return await stack.enter_async_context(hold(saver, str(thread)))
+        holding = await stack.enter_async_context(hold(saver, str(config.get("configurable", {})["thread_id"])))
+        return self if holding is saver else self.copy(update={"checkpointer": holding})
 
     def stream(  # pyright: ignore[reportIncompatibleMethodOverride] -- options are handed on as they are
         self,
@@ -278,10 +272,11 @@ async def _fit(graph: Any, given: Any, config: RunnableConfig, *, supersede: boo
     into the state, for the history. To resume is to go on at the head, not to replay it.
     """
     configurable: dict[str, Any] = config.get("configurable", {})
-    saver, thread = graph.checkpointer, configurable["thread_id"]
-    head = await saver.aget_tuple({"configurable": {"thread_id": thread, "checkpoint_ns": ""}})
+    saver, thread = _saver_of(graph, config), configurable.get("thread_id")
+    place: RunnableConfig = {"configurable": {"thread_id": thread, "checkpoint_ns": ""}}
+    head = None if saver is None else await saver.aget_tuple(place)
     if head is None:
-        if given is None:
+        if given is None and saver is not None:
             raise RequestError(f"There is nothing to resume on thread {thread!r}; pass a request.")
         return _begun(graph, given)
     at_head = configurable.get("checkpoint_id") in (None, head.checkpoint["id"])
@@ -295,6 +290,12 @@ async def _fit(graph: Any, given: Any, config: RunnableConfig, *, supersede: boo
         return given
     request = cast("Mapping[str, Any]", given)
     return {**request, "dropped": await _drop(graph, head, config, supersede=supersede)} if at_head else request
+
+
+def _saver_of(graph: Any, config: RunnableConfig) -> BaseCheckpointSaver[Any] | None:
+    """The saver that is compiled into a graph, if the call names a thread to use it for."""
+    named = config.get("configurable", {}).get("thread_id") is not None
+    return cast("Any", graph.checkpointer) if named and isinstance(graph.checkpointer, BaseCheckpointSaver) else None
 
 
 def _begun(graph: Any, given: Any) -> Any:
