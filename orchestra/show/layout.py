@@ -12,6 +12,7 @@ The same graph always gets the same layout. Large ones get fewer sweeps, so that
 
 from __future__ import annotations
 
+import functools
 import math
 from bisect import bisect_right
 from collections import Counter
@@ -75,6 +76,12 @@ class Layout(NamedTuple):
 
 def arrange(boxes: Sequence[Box], edges: Sequence[Edge]) -> Layout:
     """Lay out boxes and the edges between them, which must form no cycle."""
+    return _arrange(tuple(boxes), tuple(edges))
+
+
+@functools.lru_cache(maxsize=16)
+def _arrange(boxes: tuple[Box, ...], edges: tuple[Edge, ...]) -> Layout:
+    """The same, remembered: a run that is watched is drawn again and again, in new colours but in the same places."""
     if not boxes:
         return Layout(0.0, 0.0, [], [])
     mesh = _thread(boxes, edges, _rows(boxes, edges))

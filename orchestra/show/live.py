@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import time
 from collections.abc import Callable
@@ -18,7 +19,7 @@ _PAUSE = 0.25
 """Seconds between two pictures at least: four a second are enough for a person."""
 
 _SHARE = 50
-"""The pause is at least so many times as long as a picture took to draw: the agents share this thread."""
+"""The pause is at least so many times as long as a picture took to draw: the agents share the interpreter."""
 
 
 async def watch(run: Run) -> Outcome:
@@ -28,11 +29,11 @@ async def watch(run: Run) -> Outcome:
             async for event in run.events():
                 shown.show(event)
         return await run
-    ended = False
-    while not ended:
+    pause = _PAUSE
+    while not await run.over(within=pause):
         began = time.perf_counter()
-        show(bundle(run))
-        ended = await run.over(within=max(_PAUSE, (time.perf_counter() - began) * _SHARE))
+        show(await asyncio.to_thread(bundle, run))  # the agents go on meanwhile
+        pause = max(_PAUSE, (time.perf_counter() - began) * _SHARE)
     show(bundle(run))
     return await run
 
