@@ -98,7 +98,8 @@ class Agent:
 
     Attributes:
         name: Unique on the roster; also the id of its task in a declared workflow.
-        run: What does the work; see the module's docstring.
+        run: What does the work: a function of one `Assignment`, or of other agents' outputs by their types (`T`,
+            `list[T]` for all of them, `T | None` to do without); a Runnable, a compiled graph, or a `Workflow`.
         capabilities: What it can be asked to do.
         description: In words; the default instruction of its task.
         output: The type of what it delivers. It is validated, stored as JSON, and validated again when read.

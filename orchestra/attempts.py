@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import random
+import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -33,6 +34,9 @@ from orchestra.events import AttemptFailed, DraftReviewed, Event, FellBack, Task
 from orchestra.outputs import decode, deliver, encode, text_of
 from orchestra.places import in_thread, place_of
 from orchestra.tasks import Assignment, Attempt, Memo, Result, Review, Status, Task, now
+
+_LINKS = re.compile(r"\s*For further information visit \S+")
+"""What pydantic adds to each of its errors."""
 
 _LANGGRAPH_DEFAULT = RetryPolicy().retry_on
 
@@ -413,7 +417,7 @@ def _plain(agent: Agent, value: Any) -> Any:
 def describe(error: BaseException) -> str:
     """An exception in one line."""
     try:
-        text = " ".join(str(error).split()) or "no message"
+        text = " ".join(_LINKS.sub("", str(error)).split()) or "no message"
     except Exception:  # noqa: BLE001 -- an exception that can't even say what it is must not hide that there is one
         text = "an exception without a readable message"
     return text[:500] if isinstance(error, AgentError) else f"{type(error).__name__}: {text}"[:500]

@@ -20,7 +20,10 @@ from langgraph.graph import START
 from langgraph.types import Interrupt, Overwrite, StateUpdate
 
 FORKED = "forked_from"
-"""The key among a checkpoint's metadata that says that a branch begins here, and from which checkpoint."""
+"""The key among a checkpoint's metadata that says where its branch came from: it begins with that one's child."""
+
+NOTE = "fork"
+"""The key that says what is done differently there."""
 
 NOBODY = "00000000-0000-0000-0000-000000000000"
 """The execution id under which LangGraph stores an answer that names no question."""
@@ -111,11 +114,13 @@ class Branch:
             one at which a request is stored.
         results: What is finished on the new branch, as JSON; `None` where there is no plan yet.
         updates: What the finished tasks wrote to the user's own keys of the state.
+        note: What is done differently, for the history.
     """
 
     base: str
     results: Mapping[str, Any] | None
     updates: Sequence[tuple[str, Any]] = ()
+    note: str = ""
 
     async def begin(self, graph: Any, config: RunnableConfig) -> None:
         """Store the branch's first checkpoint, which a run then goes on from. No other is changed.
@@ -128,7 +133,7 @@ class Branch:
         # What runs on a branch is not what ran before: idempotency keys tell them apart.
         changes = [{"branch": uuid.uuid4().hex[:8]}, *_changes(results, self.updates)]
         place = {**config.get("configurable", {}), "checkpoint_id": self.base, "checkpoint_ns": ""}
-        metadata = {**(config.get("metadata") or {}), FORKED: self.base}
+        metadata = {**(config.get("metadata") or {}), FORKED: self.base, NOTE: self.note}
         await graph.copy(update={"checkpointer": _Aside(graph.checkpointer)}).abulk_update_state(
             {**config, "configurable": place, "metadata": metadata},
             [[StateUpdate(values=each, as_node=START) for each in changes]],

@@ -130,13 +130,18 @@ def _looking(runs: _Commands) -> None:
     listing.add_argument("--state", choices=_STATES, help="only those that stand so")
     listing.add_argument("--workflow", metavar="NAME", help="only those of this workflow")
     listing.add_argument("--user", metavar="NAME", help="only those of this user")
-    listing.add_argument("--limit", type=int, default=20, metavar="N", help="how many (default 20)")
+    listing.add_argument("--limit", type=_count, default=20, metavar="N", help="how many (default 20)")
     show = runs.add("show", "looking.runs_show", "Show one run: its tasks, how each went, and the answer.")
     show.add_argument("thread", metavar="THREAD")
     show.add_argument("--html", type=Path, metavar="FILE", help="write all of it as one page that opens from disk")
     history = runs.add("history", "looking.history", "Show the moments of a thread that a branch can start from.")
     history.add_argument("thread", metavar="THREAD")
-    compare = runs.add("compare", "looking.compare", "Show where two moments of a thread differ.")
+    compare = runs.add(
+        "compare",
+        "looking.compare",
+        "Show where two moments of a thread differ: which results were kept, came to the same end again, changed, or "
+        "are there at one of them only.",
+    )
     compare.add_argument("thread", metavar="THREAD")
     compare.add_argument("before", metavar="MOMENT", type=int, nargs="?", help="a number from `runs history`")
     compare.add_argument(
@@ -152,7 +157,7 @@ def _changing(runs: _Commands) -> None:
     fork.add_argument(
         "--set", action="append", default=[], metavar="TASK=VALUE", help="put an output in place of a task's; as JSON"
     )
-    fork.add_argument("--request", metavar="TEXT", help="another request in place of the turn's")
+    fork.add_argument("--request", metavar="TEXT", help="another request in place of the turn's; it runs as a whole")
     _moved(fork)
     _followed(fork)
     tick = runs.add("tick", "going.tick", "Continue every waiting run whose date or deadline has come; for cron.")
@@ -206,9 +211,9 @@ def _duration(text: str) -> timedelta:
 
 
 def _count(text: str) -> int:
-    """A number of checkpoints to keep."""
+    """A number of things, at least one."""
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of checkpoints: at least 1, the newest, is kept")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 1")
     return int(text)
 
 

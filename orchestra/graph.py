@@ -318,9 +318,12 @@ async def _drop(graph: Any, head: CheckpointTuple, config: RunnableConfig, *, su
     asked = [question for step in steps for question in step.asked]
     if asked and not supersede:
         thread = head.config.get("configurable", {}).get("thread_id")
+        date = min((due for one in asked if (due := due_of(one)) is not None), default=None)
+        what = f"until {date:%Y-%m-%d %H:%M:%S} UTC" if all(map(is_timer, asked)) else "for an answer"
+        how = "Let `orchestra runs tick` continue it then" if all(map(is_timer, asked)) else "Answer it"
         raise ThreadWaiting(
-            f"Thread {thread!r} waits for an answer. Answer it with Command(resume=...), drop it with supersede=True, "
-            "or use another thread."
+            f"Thread {thread!r} waits {what}. {how}, drop what it waits for (supersede=True, --supersede), or use "
+            "another thread."
         )
     if any(step.results for step in steps):
         await settle(graph, config, steps)

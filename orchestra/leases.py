@@ -73,7 +73,8 @@ async def _leased(saver: SQLAlchemySaver, thread: str) -> AsyncGenerator[SQLAlch
             lease = await saver.aacquire_lease(thread, owner=owner, ttl=_TTL)
         except LeaseHeld as error:
             raise ThreadBusy(
-                f"Another run is on thread {thread!r} ({error.owner}); wait for it, or use another thread."
+                f"Another run is on thread {thread!r} ({error.owner}); wait for it, cancel it (orchestra runs cancel), "
+                "or use another thread."
             ) from error
         renewing = asyncio.create_task(renew(), name=f"lease {thread}")
         yield saver.fenced(lease)

@@ -15,7 +15,7 @@ from typing import Any, cast
 from langgraph.checkpoint.base import CheckpointTuple
 from langgraph.checkpoint.serde.types import ERROR, INTERRUPT, RESUME
 
-from orchestra.branching import FORKED, Execution, executions
+from orchestra.branching import FORKED, NOTE, Execution, executions
 from orchestra.errors import ThreadError
 from orchestra.snapshots import Comparison, History, Moment, RunInfo, RunState, TaskChange, ValueChange, state_of
 from orchestra.state import is_planned
@@ -128,7 +128,7 @@ def _branch(steps: Sequence[CheckpointTuple]) -> Iterator[CheckpointTuple]:
     """As much of the lineage as belongs to its branch."""
     for step in lineage(steps):
         yield step
-        if FORKED in step.metadata:
+        if _begins(step):
             return
 
 
@@ -136,6 +136,11 @@ def is_same_turn(one: CheckpointTuple, other: CheckpointTuple) -> bool:
     """Whether two checkpoints of a thread are about the same request."""
     asked = (step.checkpoint["channel_values"].get("asked") for step in (one, other))
     return next(asked) == next(asked)
+
+
+def _begins(step: CheckpointTuple) -> bool:
+    """Whether a branch begins with this checkpoint."""
+    return cast("Mapping[str, Any]", step.metadata).get(FORKED) == parent_id(step) != ""
 
 
 def _time(step: CheckpointTuple) -> datetime:
@@ -163,7 +168,7 @@ class _Node:
     @property
     def forks(self) -> bool:
         """Whether a branch begins here, other than with a request."""
-        return FORKED in self.step.metadata
+        return _begins(self.step) and self.step.metadata.get("source") == "update"
 
     @property
     def asked(self) -> str | None:
@@ -221,7 +226,7 @@ class Past:
         branches = 0
         for step in sorted(steps, key=lambda one: one.checkpoint["id"]):
             parent = self._nodes.get(parent_id(step))
-            starts = parent is None or bool(parent.children) or FORKED in step.metadata
+            starts = parent is None or bool(parent.children) or _begins(step)
             branches += starts
             node = _Node(step, parent, branches if starts or parent is None else parent.branch)
             if parent is not None:
@@ -252,6 +257,8 @@ class Past:
         history = self.history
         if at is None:
             return history.branches[history.current]
+        if not isinstance(at, Moment | int):  # pyright: ignore[reportUnnecessaryIsInstance] -- users' code is not checked
+            raise ThreadError(f"{at!r} is no moment: pass one of the thread's history, or its number.")
         if isinstance(at, Moment):
             if at.checkpoint_id not in self._nodes:
                 raise ThreadError(f"Moment {at.number} of thread {self.thread_id!r} is no longer stored.")
@@ -370,7 +377,8 @@ def _moments(node: _Node) -> Iterator[Moment]:
         checkpoint_id=node.id,
     )
     if node.forks:
-        yield replace(base, what="forked", settled=frozenset(node.results))
+        note = str(cast("Mapping[str, Any]", node.step.metadata).get(NOTE, ""))
+        yield replace(base, what="forked", settled=frozenset(node.results), note=note)
         return
     if new:
         yield base

@@ -32,7 +32,10 @@ def kept_results(
     redone = {task.partition("/")[0] for task in again}
     for task in (*redone, *results):
         if task not in plan.by_id:
-            raise RequestError(f"There is no task {task!r} in this plan; it has {', '.join(sorted(plan.by_id))}.")
+            inside = " (What is inside a team can't be put in.)" if task.partition("/")[0] in plan.by_id else ""
+            raise RequestError(
+                f"There is no task {task!r} in this plan; it has {', '.join(sorted(plan.by_id))}.{inside}"
+            )
     if both := redone & results.keys():
         raise RequestError(f"Task {min(both)!r} can't be run again and given a result at once.")
     lost = set(redone)

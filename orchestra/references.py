@@ -61,7 +61,7 @@ def _from_file(path: Path) -> ModuleType:
     except OrchestraError:
         raise
     except (Exception, SystemExit) as error:
-        raise WorkflowNotFound(f"{path} can't be imported: {type(error).__name__}: {error}") from error
+        raise WorkflowNotFound(_why(path, error)) from error
     return module
 
 
@@ -83,7 +83,14 @@ def _import(name: str, reference: str) -> ModuleType:
     except OrchestraError:
         raise
     except (Exception, SystemExit) as error:
-        raise WorkflowNotFound(f"{reference} can't be imported: {type(error).__name__}: {error}") from error
+        raise WorkflowNotFound(_why(reference, error)) from error
+
+
+def _why(place: object, error: BaseException) -> str:
+    return (
+        f"{place} can't be imported: {type(error).__name__}: {error}. (What a script is to run, and not to define, "
+        'belongs under: if __name__ == "__main__".)'
+    )
 
 
 def _put_first(folder: Path) -> None:

@@ -16,7 +16,7 @@ from langgraph.checkpoint.serde.types import INTERRUPT
 from langgraph.types import Command
 
 from checkpoints import SQLAlchemySaver, SQLAlchemyStore
-from orchestra.branching import Branch
+from orchestra.branching import FORKED, Branch
 from orchestra.errors import OrchestraError, RequestError, ThreadError, ThreadNotFound, WorkflowError, WorkflowNotFound
 from orchestra.events import Event
 from orchestra.leases import hold
@@ -143,6 +143,7 @@ class Orchestra:
             answers: Answers to open questions, by question id.
 
         Raises:
+            RequestError: An answer is to a question that is not open.
             ThreadNotFound: Nothing is stored under this name.
             WorkflowNotFound: The recorded workflow can't be imported; pass it.
             ThreadBusy: Another run is on this thread.
@@ -150,6 +151,9 @@ class Orchestra:
         head = await self._newest(thread_id)
         info = info_of(head, busy=False)
         given = {one.id: late for one in (*info.questions, *info.timers) for late in overdue(one, now())}
+        if strange := (answers or {}).keys() - {one.id for one in (*info.questions, *info.timers)}:
+            there = ", ".join(one.id for one in info.questions) or "none"
+            raise RequestError(f"{min(strange)!r} is no open question of thread {thread_id!r}; open: {there}.")
         given |= answers or {}
         resume = Command(resume=_as_resume(head, given)) if given else None
         return await self._run(_workflow(info, workflow), resume, _config(thread_id, info.user))
@@ -166,15 +170,16 @@ class Orchestra:
     ) -> Run:
         """Go back to a moment and run on from there, on a new branch of the same thread. The old one stays as it is.
 
-        What was settled at the moment is kept, except for what is to run again and whatever depends on it.
+        What was settled at the moment is kept, except for what is to run again and whatever depends on it. What is
+        remembered of the user is as it is now, not as it was then.
 
         Args:
             thread_id: The thread.
             at: A moment of its `history`, or the moment's number; by default where the thread stands now.
             again: Tasks to run again. One inside a team, `team/task`, runs the whole team again.
             results: Outputs to put in place of what tasks produced; what depends on them runs again.
-            request: Another request: after an answered moment it is the next turn; at any other it takes the place of
-                the turn's own, and the whole turn runs again.
+            request: Another request, in place of the turn's own; the whole turn runs again. With `at` an answered
+                moment it is the next turn after that one instead.
             workflow: The thread's workflow; by default the one that is recorded with the thread is imported.
 
         Raises:
@@ -194,9 +199,9 @@ class Orchestra:
         if request is not None:
             if redone or results:
                 raise RequestError("Another request runs the whole turn: it goes without again= and results=.")
-            base = moment.checkpoint_id if moment.what == "answered" else past.before(moment)
-            place = {**config.get("configurable", {}), "checkpoint_ns": "", "checkpoint_id": base}
-            config["configurable"] = place
+            base = moment.checkpoint_id if at is not None and moment.what == "answered" else past.before(moment)
+            config["configurable"] = {**config.get("configurable", {}), "checkpoint_ns": "", "checkpoint_id": base}
+            config["metadata"] = {FORKED: base}
             return await self._run(workflow, {"request": request}, config)
         plan = past.plan(moment)
         kept = None if plan is None else kept_results(workflow, plan, past.results(moment), redone, results or {})
@@ -208,7 +213,9 @@ class Orchestra:
                 "task, results= (--set) of a task, or another request."
             )
         base = moment.checkpoint_id if plan is None else past.planned_at(moment)
-        branch = Branch(base=base, results=kept, updates=past.updates(moment, kept or {}))
+        did = [f"again {task}" for task in redone] + [f"{task} put in" for task in results or {}]
+        note = ", ".join(did) or "again what was not finished"
+        branch = Branch(base=base, results=kept, updates=past.updates(moment, kept or {}), note=note)
         return await self._run(workflow, branch, config)
 
     async def tick(self, *, at: datetime | None = None, workflow: Workflow | None = None) -> list[Ticked]:
@@ -347,6 +354,9 @@ class Orchestra:
 
     async def compare(self, thread_id: str, before: Moment | int, after: Moment | int) -> Comparison:
         """Hold two moments of a thread against each other, task by task; for branches, take their last moments.
+
+        What is "kept" is the very same result; "same" ran again to the same end, "changed" to another; "added" and
+        "removed" tasks have a result at one of the moments only.
 
         Raises:
             ThreadNotFound: Nothing is stored under this name.

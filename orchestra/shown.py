@@ -19,6 +19,10 @@ class Shown:
 
     __slots__ = ()
 
+    def __str__(self) -> str:
+        """A short text for people, where `repr` tells everything."""
+        return drawing("notebook").bundle(self)["text/plain"]
+
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         """What Jupyter asks for: the same thing in several formats."""
         return drawing("notebook").bundle(self)

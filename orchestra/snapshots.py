@@ -113,6 +113,16 @@ class RunInfo(Shown):
     due: datetime | None = None
     teams: Mapping[str, RunInfo] = field(default_factory=dict[str, "RunInfo"])
 
+    def state_of(self, task: str) -> str:
+        """How a task stands, in a word. One that has its inputs is running, if the run is."""
+        if (result := self.raw.get(task)) is not None:
+            return str(result["status"])
+        if task in self.waiting:
+            return "waiting"
+        needs = self.plan.by_id[task].needs if self.plan else ()
+        begun = self.state is RunState.RUNNING and all(need in self.raw for need in needs)
+        return "running" if begun else "pending"
+
     @cached_property
     def results(self) -> dict[str, Result]:
         """Results by task id; outputs are plain JSON, since reading them does not need the workflow's code."""
@@ -165,6 +175,7 @@ class Moment(Shown):
         request: The turn's request.
         settled: The tasks of the turn that had ended by then.
         tip: Whether its branch ends here.
+        note: At "forked", what is done differently on the branch.
         checkpoint_id: The checkpoint it belongs to. A task that ended belongs to the one it was sent from.
     """
 
@@ -179,6 +190,7 @@ class Moment(Shown):
     request: str
     settled: frozenset[str] = frozenset()
     tip: bool = False
+    note: str = ""
     checkpoint_id: str
 
 

@@ -188,6 +188,7 @@ class Assignment:
         rejections: Reviews of earlier drafts of this task, oldest first.
         idempotency_key: The same at every attempt of this task in this turn, also after a crash.
         attempt: The number of this try on this agent, from 1.
+        notes: What this try wants remembered or forgotten so far; see `remember`.
     """
 
     task: Task

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import os
 import shlex
 import signal
 import sys
@@ -24,11 +25,12 @@ from orchestra.commands.output import (
     console,
     default_database,
     line,
-    must_exist,
+    must_have_runs,
     print_json,
     program,
     say,
 )
+from orchestra.outputs import text_of
 from orchestra.references import load
 from orchestra.run import Run
 from orchestra.runs import Orchestra, Ticked
@@ -41,8 +43,8 @@ from orchestra.timers import question_of
 def run(arguments: argparse.Namespace) -> int:
     """Start a workflow on a request."""
     workflow = load(arguments.graph)
-    request = arguments.request or workflow.example
-    if not request:
+    request = workflow.example if arguments.request is None else arguments.request
+    if arguments.request is None and not request:
         print(f"orchestra: workflow {workflow.name!r} has no example request; pass one.", file=sys.stderr)
         return USAGE
 
@@ -58,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def resume(arguments: argparse.Namespace) -> int:
     """Go on with a run that was cut off."""
-    must_exist(arguments.db)
+    must_have_runs(arguments.db)
 
     async def begin(orchestra: Orchestra) -> Run | None:
         info = await orchestra.info(arguments.thread)
@@ -71,7 +73,7 @@ def resume(arguments: argparse.Namespace) -> int:
 
 def fork(arguments: argparse.Namespace) -> int:
     """Go back to a moment and run on from there on a new branch."""
-    must_exist(arguments.db)
+    must_have_runs(arguments.db)
     results: dict[str, Any] = {}
     for given in arguments.set:
         task, equals, text = given.partition("=")
@@ -80,7 +82,10 @@ def fork(arguments: argparse.Namespace) -> int:
             return USAGE
         try:
             results[task] = json.loads(text)
-        except ValueError:
+        except ValueError as error:
+            if text.lstrip().startswith(("{", "[", '"')):
+                print(f"orchestra: --set {task}: the value is not JSON: {error}.", file=sys.stderr)
+                return USAGE
             results[task] = text
 
     async def begin(orchestra: Orchestra) -> Run:
@@ -98,7 +103,7 @@ def fork(arguments: argparse.Namespace) -> int:
 
 def tick(arguments: argparse.Namespace) -> int:
     """Continue every waiting run whose time has come."""
-    must_exist(arguments.db)
+    must_have_runs(arguments.db)
 
     async def go_on() -> list[Ticked]:
         async with Orchestra(arguments.db) as orchestra:
@@ -127,7 +132,7 @@ def tick(arguments: argparse.Namespace) -> int:
 
 def cancel(arguments: argparse.Namespace) -> int:
     """Cancel the run on a thread, whichever process it is in."""
-    must_exist(arguments.db)
+    must_have_runs(arguments.db)
 
     async def stop() -> bool:
         async with Orchestra(arguments.db) as orchestra:
@@ -162,7 +167,10 @@ async def _show(run: Run, where: Console, arguments: argparse.Namespace) -> Outc
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stopping.request)
         async for event in run.events():
-            shown.show(event)
+            try:
+                shown.show(event)
+            except BrokenPipeError:  # whoever read the output has enough; the run goes on
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         try:
             return await run
         except asyncio.CancelledError:
@@ -210,7 +218,7 @@ def _report(arguments: argparse.Namespace, where: Console, outcome: Outcome | No
         return FAILED
     if info.state is RunState.WAITING:
         for question in info.questions:
-            asked = clean(str(question_of(question)))
+            asked = clean(text_of(question_of(question)))
             _tell(arguments, where, f"Waiting for an answer to question {question.id}: {asked}")
         if info.questions:
             how = f"await orchestra.resume({thread!r}, answers={{question id: answer}})"

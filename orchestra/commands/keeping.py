@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from checkpoints import SQLAlchemySaver
-from orchestra.commands.output import DONE, FAILED, USAGE, console, line, must_exist, print_json, say
+from orchestra.commands.output import DONE, FAILED, USAGE, console, line, must_exist, must_have_runs, print_json, say
 from orchestra.runs import Orchestra
 from orchestra.show.terminal import memory_table
 from orchestra.show.theme import clean
@@ -123,7 +123,7 @@ def memory_forget(arguments: argparse.Namespace) -> int:
 
 def _with(arguments: argparse.Namespace, work: Callable[[Orchestra], Awaitable[T]]) -> T:
     """Do something with a database that must be there."""
-    must_exist(arguments.db)
+    must_have_runs(arguments.db)
     return asyncio.run(_call(arguments, work))
 
 

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 import pydantic_core
 
-from orchestra.commands.output import DONE, USAGE, as_json, console, line, must_exist, print_json, say
-from orchestra.errors import OrchestraError
+from orchestra.commands.output import DONE, USAGE, as_json, console, line, must_have_runs, print_json, say
+from orchestra.errors import OrchestraError, RequestError
 from orchestra.references import gallery, load
 from orchestra.runs import Orchestra
 from orchestra.show.graph import mermaid, workflow_svg
@@ -86,6 +86,8 @@ def compare(arguments: argparse.Namespace) -> int:
     async def read(orchestra: Orchestra) -> Comparison:
         found = await orchestra.history(arguments.thread)
         ends = [moment.number for _, moment in sorted(found.branches.items())][-2:]
+        if len(ends) < 2 and arguments.after is None:
+            raise RequestError(f"Thread {arguments.thread!r} has one branch: name two of its moments to compare.")
         before, after = arguments.before or ends[0], arguments.after or ends[-1]
         return await orchestra.compare(arguments.thread, before, after)
 
@@ -172,7 +174,7 @@ def _write(arguments: argparse.Namespace, path: Path, write: Callable[[Path], An
 
 
 def _read(arguments: argparse.Namespace, read: Callable[[Orchestra], Awaitable[T]]) -> T:
-    must_exist(arguments.db)
+    must_have_runs(arguments.db)
 
     async def go() -> T:
         async with Orchestra(arguments.db) as orchestra:

@@ -16,6 +16,7 @@ from rich.console import Console
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
+from checkpoints import SQLAlchemySaver
 from orchestra.errors import ThreadNotFound
 from orchestra.show.terminal import PIPE_WIDTH
 from orchestra.snapshots import RunInfo
@@ -35,6 +36,18 @@ def must_exist(database: str) -> None:
         file = url.database or ""
         if url.get_backend_name() == "sqlite" and file not in {"", ":memory:"} and not Path(file).exists():
             raise ThreadNotFound(f"There is no database {file}; name one with --db or ORCHESTRA_DB.")
+
+
+def must_have_runs(database: str) -> None:
+    """Refuse to look into a database without our tables: looking must not make them.
+
+    Raises:
+        ThreadNotFound: They are not there.
+    """
+    must_exist(database)
+    with SQLAlchemySaver(database) as saver:
+        if saver.schema_version() is None:
+            raise ThreadNotFound(f"There are no runs in {database} yet.")
 
 
 def default_database() -> str:

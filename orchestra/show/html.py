@@ -134,16 +134,9 @@ def _tasks(info: RunInfo, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Tas
     """The tasks of a run: name with its teams, the task, its result, and its state; a team's own follow the team."""
     for task in info.plan.order if info.plan else ():
         result = info.results.get(task.id)
-        yield "/".join((*path, task.id)), task, result, task_state(info, task.id)
+        yield "/".join((*path, task.id)), task, result, info.state_of(task.id)
         if task.id in info.teams:
             yield from _tasks(info.teams[task.id], (*path, task.id))
-
-
-def task_state(info: RunInfo, task: str) -> str:
-    """How a task of a run stands, in a word."""
-    if (result := info.results.get(task)) is not None:
-        return str(result.status)
-    return "waiting" if task in info.waiting else "pending"
 
 
 def attempts_table(info: RunInfo) -> str:
@@ -186,7 +179,7 @@ def history_table(history: History) -> str:
 def about(moment: Moment) -> str:
     """The task that ended, the request that was stored, or how much a branch begins with."""
     if moment.what == "forked":
-        return f"keeps {len(moment.settled)} results"
+        return f"keeps {len(moment.settled)}; {moment.note}"
     return moment.task or (one_line(moment.request, 60) if moment.what == "asked" else "")
 
 

@@ -73,7 +73,7 @@ def _info(value: RunInfo) -> dict[str, Any]:
         result = value.results.get(task.id)
         took = duration(sum(attempt.seconds for attempt in result.attempts)) if result else ""
         note = one_line(result.error or "", 60) if result else ""
-        rows.append((task.id, _sign(html.task_state(value, task.id)), (result and result.agent) or "", took, note))
+        rows.append((task.id, _sign(value.state_of(task.id)), (result and result.agent) or "", took, note))
     title = f"{_sign(value.state)} {value.thread_id} ({value.workflow}, turn {value.turn}): {value.request}"
     text = _columns(one_line(title, 160), ("task", "state", "agent", "time", "note"), rows)
     head = f'<p class="head">{html.state(value.state)} <strong>{escape(value.thread_id)}</strong></p>'

@@ -161,7 +161,7 @@ def _tasks(info: RunInfo, anchor: str, level: int) -> Iterator[str]:
     """Each task with all that is known of it; a team's own tasks inside it. What went wrong stands open."""
     for at, task in _numbered(info):
         result = info.results.get(task.id)
-        stands = html.task_state(info, task.id)
+        stands = info.state_of(task.id)
         team = info.teams.get(task.id)
         body = f'<p class="text">{escape(task.instruction)}</p>' if task.instruction else ""
         body += f'<p class="muted">Needs {escape(", ".join(task.needs))}.</p>' if task.needs else ""
@@ -227,9 +227,15 @@ def _earlier(turn: Mapping[str, Any]) -> str:
         f"<li>{html.state(result.status)} {escape(result.task)} {html.how(result)}{html.result_body(result)}</li>"
         for result in results
     )
+    ended = str(turn.get("ended") or "answered")
+    dropped = "".join(
+        f"<li>{escape(html.readable(question, indent=None))}</li>" for question in turn.get("dropped") or ()
+    )
+    left = f"<h4>It was {escape(ended)}, with these questions open</h4><ul>{dropped}</ul>" if dropped else ""
+    said = markdown(str(answer), below=4) if answer else f"<p>There is none: the turn was {escape(ended)}.</p>"
     return (
         f'<details class="task"><summary><h3>Turn {escape(turn.get("turn", "?"))}</h3>{escape(one_line(request, 90))}'
         f'</summary><h4>Request</h4><div class="text">{escape(request)}</div><h4>Answer</h4>'
-        f'<div class="answer">{markdown(str(answer), below=4) if answer is not None else "<p>There is none.</p>"}</div>'
+        f'<div class="answer">{said}</div>{left}'
         f"<h4>Results</h4><ul>{bodies}</ul></details>"
     )

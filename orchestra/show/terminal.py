@@ -228,7 +228,7 @@ def results_table(info: RunInfo) -> Table:
     for task in info.plan.order if info.plan else ():
         result = info.results.get(task.id)
         table.add_row(
-            _state(str(result.status) if result else "waiting" if task.id in info.waiting else "pending"),
+            _state(info.state_of(task.id)),
             Text(clean(task.id)),
             Text(clean((result and result.agent) or "")),
             str(len(result.attempts) or "") if result else "",
@@ -240,27 +240,27 @@ def results_table(info: RunInfo) -> Table:
 
 def notes(result: Result) -> list[str]:
     """What a person should know of how a task went."""
+    if result.edited:
+        return ["put in by a person"]
     said = [result.error] if result.error else [f"{a.agent}: {a.error}" for a in result.attempts if a.error]
     return said + [f"review: {'approved' if r.approved else '; '.join(r.reasons)}" for r in result.reviews]
 
 
 def history_table(history: History) -> Table:
     """The moments of a thread."""
-    table = _table("moment", "branch", "turn", "what", "task", "at", "settled", "request")
-    last = None
+    table = _table("moment", "branch", "turn", "what", "task", "at", "settled", "about")
     for moment in history:
-        request = "" if moment.request == last else one_line(moment.request, 60)
-        last = moment.request
+        said = {"asked": moment.request, "forked": f"keeps {len(moment.settled)}; {moment.note}"}.get(moment.what, "")
         what = Text(moment.what) if moment.status is None else _state(str(moment.status))
         table.add_row(
             str(moment.number),
             f"{moment.branch}{' (now)' if moment.tip and moment.branch == history.current else ''}",
             str(moment.turn),
             what,
-            Text(clean(moment.task or "") if moment.what != "forked" else f"keeps {len(moment.settled)}"),
+            Text(clean(moment.task or "")),
             moment.at.astimezone().strftime("%Y-%m-%d %H:%M:%S"),
             str(len(moment.settled) or ""),
-            Text(request),
+            Text(one_line(said, 60)),
         )
     return table
 
@@ -303,5 +303,5 @@ def memory_table(found: Mapping[str, Sequence[Memo]]) -> Table:
 def _table(*titles: str) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for title in titles:
-        table.add_column(title, header_style="dim", no_wrap=title not in ("request", "note"))
+        table.add_column(title, header_style="dim", no_wrap=title not in ("request", "note", "about"))
     return table

@@ -238,3 +238,33 @@ async def test_a_module_level_workflow_is_found_again_by_the_thread_alone(
         outcome = await (await orchestra.resume("t"))
         assert outcome.answer == "GO"
     sys.modules.pop("my_flow")
+
+
+async def test_an_answer_to_no_open_question_is_refused_and_the_question_stays(database: str) -> None:
+    async with Orchestra(database) as orchestra:
+        outcome = await (await orchestra.start(flow, "ask", thread_id="t"))
+        (question,) = outcome.questions
+        with pytest.raises(RequestError, match=f"'mistyped' is no open question.*{question.id}"):
+            await orchestra.resume("t", workflow=flow, answers={"mistyped": "Ada"})
+        assert [one.id for one in (await orchestra.info("t")).questions] == [question.id]
+        await (await orchestra.resume("t", workflow=flow, answers={question.id: "Ada"}))
+        with pytest.raises(RequestError, match="open: none"):
+            await orchestra.resume("t", workflow=flow, answers={question.id: "again"})
+
+
+async def test_values_are_printed_as_short_texts(database: str) -> None:
+    async with Orchestra(database) as orchestra:
+        outcome = await (await orchestra.start(flow, "abc", thread_id="t"))
+        history = await orchestra.history("t")
+        shown = [
+            outcome,
+            outcome.results["first"],
+            await orchestra.info("t"),
+            await orchestra.runs(),
+            history,
+            history[1],
+        ]
+        shown.append(await orchestra.compare("t", 3, 4))
+    for value in shown:
+        assert 0 < len(str(value)) < len(repr(value)) or len(str(value)) < 80
+        assert "datetime" not in str(value)

@@ -704,10 +704,15 @@ async def test_another_request_after_an_answer_is_the_next_turn(
     assert await texts(orchestra, flow) == ["one", "c1(b1(a1()))", "other", outcome.answer]
     history = await orchestra.history("t")
     assert {(moment.turn, moment.request) for moment in history if moment.branch == 2} == {(2, "other")}
-    # by default where the thread stands, which is answered
-    await (await orchestra.fork("t", request="more", workflow=flow))
+    # the end of the current branch is no exception: what follows is on a branch of its own
+    await (await orchestra.fork("t", at=history.branches[2], request="more", workflow=flow))
     assert (await orchestra.info("t")).turn == 3
-    assert (await orchestra.history("t")).current == 2
+    assert (await orchestra.history("t")).current == 3
+    assert (await orchestra.history("t")).branches[2] == history.branches[2]
+    # by default it takes the newest turn's place
+    await (await orchestra.fork("t", request="else", workflow=flow))
+    assert ((await orchestra.info("t")).turn, (await orchestra.info("t")).request) == (3, "else")
+    assert [turn["request"] for turn in await orchestra.turns("t")] == ["one", "other"]
 
 
 @pytest.mark.parametrize("what", ["asked", "planned", "finished"])
@@ -1205,7 +1210,7 @@ async def test_a_pruned_base_is_told(any_url: str, desk: Desk) -> None:
                 await orchestra.compare("t", moment, -1)
         assert desk.calls == calls
         # what is left goes on
-        outcome = await (await orchestra.fork("t", request="more", workflow=flow))
+        outcome = await (await orchestra.fork("t", at=-1, request="more", workflow=flow))
         assert (outcome.state, (await orchestra.info("t")).turn) == (RunState.DONE, 2)
         assert (await (await orchestra.fork("t", again="c", workflow=flow))).answer == "c3(b2(a2()))"
 
