@@ -64,10 +64,10 @@ def executions(step: CheckpointTuple, own: Collection[str] | None = None) -> lis
         if channel == RESUME:
             answers[execution] = value
             continue
-        if channel == ERROR and value:
-            cut.add(execution)
         results.setdefault(execution, {})
-        if channel == "results":
+        if channel == ERROR:
+            cut.update([execution] if value else ())
+        elif channel == "results":
             if isinstance(value, dict):  # an Overwrite is somebody's update of the state, not a task's result
                 results[execution].update(cast("dict[str, Any]", value))
         elif channel == INTERRUPT:

@@ -19,7 +19,7 @@ from orchestra.branching import FORKED, NOTE, Execution, executions
 from orchestra.errors import ThreadError
 from orchestra.snapshots import Comparison, History, Moment, RunInfo, RunState, TaskChange, ValueChange, state_of
 from orchestra.state import is_planned
-from orchestra.tasks import Plan, Result, Status
+from orchestra.tasks import Plan, Result, Status, Task
 from orchestra.timers import due_of, is_timer
 
 SHOWN = frozenset({"request", "asked", "plan", "planned", "turn", "results", "answer", ERROR, INTERRUPT, RESUME})
@@ -67,7 +67,7 @@ def info_of(head: CheckpointTuple, *, busy: bool, since: CheckpointTuple | None 
     )
 
 
-def _stuck(plan: Plan | None, raw: Mapping[str, Any]) -> Iterator[Any]:
+def _stuck(plan: Plan | None, raw: Mapping[str, Any]) -> Iterator[Task]:
     """The tasks that have their inputs and no result: where all else has ended, they wait for something outside."""
     for task in plan.order if plan else ():
         if task.id not in raw and all(need in raw for need in task.needs):
@@ -84,7 +84,7 @@ def with_teams(info: RunInfo, turn: Sequence[CheckpointTuple], heads: Iterable[C
     """
     # A team's namespace is called after the node execution that called it, on whichever branch that was.
     callers = {
-        (task, execution.id): step.checkpoint["id"]
+        (task, execution.id)
         for step in turn
         for execution in executions(step, ())
         for task, raw in execution.results.items()

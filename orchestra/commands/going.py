@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import contextlib
 import json
-import os
 import shlex
 import signal
 import sys
@@ -167,10 +166,7 @@ async def _show(run: Run, where: Console, arguments: argparse.Namespace) -> Outc
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stopping.request)
         async for event in run.events():
-            try:
-                shown.show(event)
-            except BrokenPipeError:  # whoever read the output has enough; the run goes on
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            shown.show(event)
         try:
             return await run
         except asyncio.CancelledError:

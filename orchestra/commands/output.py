@@ -63,11 +63,18 @@ def program() -> str:
     return os.path.relpath(called)
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Print no more: whoever read the output has enough. A run goes on."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def console(arguments: argparse.Namespace) -> Console:
     """Where a person reads; with --json not where the machine does."""
     # Lines in a pipe are for grep: they are not wrapped at the width of a terminal that is not there.
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH
-    return Console(stderr=arguments.json, width=width)
+    return _Console(stderr=arguments.json, width=width)
 
 
 def line(where: Console, text: str) -> None:

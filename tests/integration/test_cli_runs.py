@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +189,28 @@ def test_a_run_of_another_process_is_cancelled(orchestra: Command, tmp_path: Pat
     assert "cancelled from elsewhere" in err
     assert json.loads(orchestra("runs", "show", "t", "--json")[1])["state"] == "stopped"
     assert "No run is on it now" in orchestra("runs", "cancel", "t")[1]
+
+
+def test_a_run_goes_on_when_nobody_reads_its_output_any_more(orchestra: Command, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "orchestra", "run", "cli_runs_flow.py", "hello", "--thread", "t"]
+    options = {"env": {**os.environ, "PYTHONUNBUFFERED": "1"}, "cwd": tmp_path}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, **options) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"letters: hello\n"
+        other.stdout.close()
+        other.wait(20)
+    assert json.loads(orchestra("runs", "show", "t", "--json")[1])["state"] == "done"
+
+
+def test_looking_into_somebody_elses_database_writes_nothing(orchestra: Command, tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "theirs.db")) as theirs:
+        theirs.execute("CREATE TABLE things (name TEXT)")
+        theirs.commit()
+    before = (tmp_path / "theirs.db").read_bytes()
+    for command in (["runs", "list"], ["runs", "show", "t"], ["runs", "tick"], ["memory", "list"], ["resume", "t"]):
+        code, _, err = orchestra(*command, "--db", "sqlite:///theirs.db")
+        assert (code, "There are no runs in" in err) == (2, True)
+    assert (tmp_path / "theirs.db").read_bytes() == before
 
 
 def test_a_report_is_one_page(orchestra: Command, tmp_path: Path) -> None:
