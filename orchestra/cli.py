@@ -169,7 +169,7 @@ def _changing(runs: _Commands) -> None:
     prune = runs.add("prune", "keeping.prune", "Delete what is too old, too much or long unused.")
     prune.add_argument("thread", metavar="THREAD", nargs="*", help="only these; all if left out")
     prune.add_argument("--older-than", type=_duration, metavar="AGE", help="checkpoints that were stored longer ago")
-    prune.add_argument("--keep", type=_count, metavar="N", help="all but so many checkpoints of each thread")
+    prune.add_argument("--keep", type=_kept, metavar="N", help="all but so many checkpoints of each thread")
     prune.add_argument(
         "--idle", type=_duration, metavar="AGE", help="whole threads without a newer checkpoint, waiting ones too"
     )
@@ -214,6 +214,13 @@ def _count(text: str) -> int:
     """A number of things, at least one."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 1")
+    return int(text)
+
+
+def _kept(text: str) -> int:
+    """A number of checkpoints to keep."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of checkpoints: at least 1, the newest, is kept")
     return int(text)
 
 

@@ -109,6 +109,9 @@ def test_history_fork_and_compare(orchestra: Command) -> None:
         (["history", "nix"], "no thread 'nix'"),
         (["delete", "t", "nix"], "no thread 'nix'"),
         (["list", "--state", "asleep"], "invalid choice"),
+        (["list", "--limit", "0"], "not a number of at least 1"),
+        (["compare", "t"], "has one branch"),
+        (["fork", "t", "--set", "first={"], "not JSON"),
         (["show", "t", "--html", "no/such/folder/report.html"], "can't be written"),
     ],
 )
