@@ -76,11 +76,12 @@ class _Commands:
             stored: Whether it works with a database.
         """
         made: argparse.ArgumentParser = self._made.add_parser(name, help=text, description=text)
-        made.set_defaults(command=command)
+        default = os.environ.get("ORCHESTRA_DB", "sqlite:///runs.db")
+        made.set_defaults(command=command, default_db=default)
         if stored:
             made.add_argument(
                 "--db",
-                default=os.environ.get("ORCHESTRA_DB", "sqlite:///runs.db"),
+                default=default,
                 metavar="URL",
                 help="where runs are stored (ORCHESTRA_DB; default sqlite:///runs.db)",
             )

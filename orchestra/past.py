@@ -387,8 +387,7 @@ def _moments(node: _Node) -> Iterator[Moment]:
     if new or (parent is not None and not parent.planned):
         yield replace(base, what="planned")
     before = {} if new or parent is None else parent.settled
-    if not (parent is not None and parent.forks):
-        yield from _finished(base, before, node.results)
+    yield from _finished(base, before, node.results)
     yield from _finished(replace(base, wave=base.wave + 1), {**before, **node.results}, node.settled)
     answered = values.get("answer") is not None
     if answered and (new or parent is None or parent.values.get("answer") is None):

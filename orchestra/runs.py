@@ -128,7 +128,7 @@ class Orchestra:
             user = info_of(heads[0], busy=False).user if heads else None
         config = _config(thread_id or f"run-{uuid.uuid4().hex[:8]}", user or "", reference)
         config["configurable"] = {**config.get("configurable", {}), "supersede": supersede}
-        return await self._run(workflow, given, config)
+        return await self._run(self._compile(workflow), given, config)
 
     async def resume(
         self, thread_id: str, *, workflow: Workflow | None = None, answers: Mapping[str, Any] | None = None
@@ -156,7 +156,7 @@ class Orchestra:
             raise RequestError(f"{min(strange)!r} is no open question of thread {thread_id!r}; open: {there}.")
         given |= answers or {}
         resume = Command(resume=_as_resume(head, given)) if given else None
-        return await self._run(_workflow(info, workflow), resume, _config(thread_id, info.user))
+        return await self._run(self._compile(_workflow(info, workflow)), resume, _config(thread_id, info.user))
 
     async def fork(
         self,
@@ -202,7 +202,7 @@ class Orchestra:
             base = moment.checkpoint_id if at is not None and moment.what == "answered" else past.before(moment)
             config["configurable"] = {**config.get("configurable", {}), "checkpoint_ns": "", "checkpoint_id": base}
             config["metadata"] = {FORKED: base}
-            return await self._run(workflow, {"request": request}, config)
+            return await self._run(graph, {"request": request}, config)
         plan = past.plan(moment)
         kept = None if plan is None else kept_results(workflow, plan, past.results(moment), redone, results or {})
         if plan is None and (redone or results):
@@ -216,7 +216,7 @@ class Orchestra:
         did = [f"again {task}" for task in redone] + [f"{task} put in" for task in results or {}]
         note = ", ".join(did) or "again what was not finished"
         branch = Branch(base=base, results=kept, updates=past.updates(moment, kept or {}), note=note)
-        return await self._run(workflow, branch, config)
+        return await self._run(graph, branch, config)
 
     async def tick(self, *, at: datetime | None = None, workflow: Workflow | None = None) -> list[Ticked]:
         """Continue every waiting run whose timer or deadline has passed, and return when these runs have ended.
@@ -262,8 +262,8 @@ class Orchestra:
         await self.saver.arelease_lease(thread_id, owner=lease.owner)
         return True
 
-    async def _run(self, workflow: Workflow, given: Any, config: RunnableConfig) -> Run:
-        run = Run(self._compile(workflow), given, config, on_end=self._running.discard)
+    async def _run(self, graph: Any, given: Any, config: RunnableConfig) -> Run:
+        run = Run(graph, given, config, on_end=self._running.discard)
         self._running.add(run)
         try:
             await run.accepted()

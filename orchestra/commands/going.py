@@ -22,7 +22,6 @@ from orchestra.commands.output import (
     WAITING,
     as_json,
     console,
-    default_database,
     line,
     must_have_runs,
     print_json,
@@ -203,7 +202,7 @@ def _report(arguments: argparse.Namespace, where: Console, outcome: Outcome | No
         where.print()
         answer(where, info.answer)
         where.print()
-    database = "" if arguments.db == default_database() else f" --db {arguments.db}"
+    database = "" if arguments.db == arguments.default_db else f" --db {arguments.db}"
     again = f"{program()} resume {shlex.quote(thread)}{database}"
     closer = f"{program()} runs show {shlex.quote(thread)}{database}"
     if info.state is RunState.DONE:

@@ -50,11 +50,6 @@ def must_have_runs(database: str) -> None:
             raise ThreadNotFound(f"There are no runs in {database} yet.")
 
 
-def default_database() -> str:
-    """Where runs are stored unless an option says otherwise."""
-    return os.environ.get("ORCHESTRA_DB", "sqlite:///runs.db")
-
-
 def program() -> str:
     """What to type to run this program again."""
     called = sys.argv[0]
