@@ -7,10 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from orchestra.agents import Agent, Capability, agent
+    from orchestra.budgets import Budget, ModelTerms
     from orchestra.errors import (
         AgentError,
+        BudgetExceeded,
+        ModelRefused,
+        NoPlan,
         OrchestraError,
         PlanError,
+        ReplayDiverged,
         RequestError,
         TaskUnsuccessful,
         ThreadBusy,
@@ -21,21 +26,42 @@ if TYPE_CHECKING:
         WorkflowNotFound,
     )
     from orchestra.memory import Memory
+    from orchestra.models.asking import ask_model
+    from orchestra.planners import ModelPlanner, ModelReviewer
     from orchestra.planning import Planner
+    from orchestra.replays import Replayed
     from orchestra.run import Run
     from orchestra.runs import Orchestra, Ticked
     from orchestra.snapshots import Comparison, History, Moment, Outcome, RunInfo, RunList, RunState
-    from orchestra.tasks import Assignment, Attempt, Memo, Plan, Result, Review, Status, Task
+    from orchestra.tasks import (
+        Assignment,
+        Attempt,
+        Delegate,
+        Judgement,
+        Memo,
+        OutOfScope,
+        Plan,
+        Result,
+        Review,
+        Status,
+        Task,
+        Usage,
+    )
     from orchestra.timers import ask, wait_for, wait_until
     from orchestra.workflow import Workflow
 
 # Imported when first asked for: importing LangGraph takes most of a second, and `orchestra --help` needs none of it.
 _HOMES = {
     "orchestra.agents": ("Agent", "Capability", "agent"),
+    "orchestra.budgets": ("Budget", "ModelTerms"),
     "orchestra.errors": (
         "AgentError",
+        "BudgetExceeded",
+        "ModelRefused",
+        "NoPlan",
         "OrchestraError",
         "PlanError",
+        "ReplayDiverged",
         "RequestError",
         "TaskUnsuccessful",
         "ThreadBusy",
@@ -46,11 +72,27 @@ _HOMES = {
         "WorkflowNotFound",
     ),
     "orchestra.memory": ("Memory",),
+    "orchestra.models.asking": ("ask_model",),
+    "orchestra.planners": ("ModelPlanner", "ModelReviewer"),
     "orchestra.planning": ("Planner",),
+    "orchestra.replays": ("Replayed",),
     "orchestra.run": ("Run",),
     "orchestra.runs": ("Orchestra", "Ticked"),
     "orchestra.snapshots": ("Comparison", "History", "Moment", "Outcome", "RunInfo", "RunList", "RunState"),
-    "orchestra.tasks": ("Assignment", "Attempt", "Memo", "Plan", "Result", "Review", "Status", "Task"),
+    "orchestra.tasks": (
+        "Assignment",
+        "Attempt",
+        "Delegate",
+        "Judgement",
+        "Memo",
+        "OutOfScope",
+        "Plan",
+        "Result",
+        "Review",
+        "Status",
+        "Task",
+        "Usage",
+    ),
     "orchestra.timers": ("ask", "wait_for", "wait_until"),
     "orchestra.workflow": ("Workflow",),
 }
@@ -61,18 +103,30 @@ __all__ = [  # pyright: ignore[reportUnsupportedDunderAll] -- resolved by __geta
     "AgentError",
     "Assignment",
     "Attempt",
+    "Budget",
+    "BudgetExceeded",
     "Capability",
     "Comparison",
+    "Delegate",
     "History",
+    "Judgement",
     "Memo",
     "Memory",
+    "ModelPlanner",
+    "ModelRefused",
+    "ModelReviewer",
+    "ModelTerms",
     "Moment",
+    "NoPlan",
     "Orchestra",
     "OrchestraError",
+    "OutOfScope",
     "Outcome",
     "Plan",
     "PlanError",
     "Planner",
+    "ReplayDiverged",
+    "Replayed",
     "RequestError",
     "Result",
     "Review",
@@ -88,11 +142,13 @@ __all__ = [  # pyright: ignore[reportUnsupportedDunderAll] -- resolved by __geta
     "ThreadNotFound",
     "ThreadWaiting",
     "Ticked",
+    "Usage",
     "Workflow",
     "WorkflowError",
     "WorkflowNotFound",
     "agent",
     "ask",
+    "ask_model",
     "wait_for",
     "wait_until",
 ]

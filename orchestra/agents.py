@@ -5,7 +5,8 @@ team). The return annotation of a function is its output type; a parameter annot
 assignment; a parameter annotated with another agent's output type receives that output; one annotated `list[T]`
 receives the outputs of all needed tasks that produce `T`; `T | None` can do without. A function that also updates
 keys of the workflow's own state returns `(output, Command(update={...}))`, with LangGraph's `Command`, and is annotated
-`-> tuple[T, Command]`.
+`-> tuple[T, Command]`; one that hands a part of its work on returns a `Delegate`, in place of its output or beside it;
+one that finds its task beyond it returns `OutOfScope`. `Agent.from_model` makes an agent of a chat model.
 """
 
 from __future__ import annotations
@@ -28,13 +29,18 @@ from typing import (
     runtime_checkable,
 )
 
+from langchain_core.language_models import BaseChatModel
 from langchain_core.runnables import Runnable
+from langchain_core.tools import BaseTool
 from langgraph.types import Command, RetryPolicy
 from pydantic import TypeAdapter
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 
+from orchestra.budgets import Budget
 from orchestra.errors import WorkflowError
-from orchestra.tasks import Assignment
+from orchestra.models.asking import check_model, checked_tools
+from orchestra.models.specialist import Specialist
+from orchestra.tasks import Assignment, Delegate, OutOfScope
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +118,7 @@ class Agent:
             it acted on can't be lost in a crash. Use `Assignment.idempotency_key` there.
         max_crashes: Record every attempt durably before it starts and give the task up once this many of them ended
             with the process. Guards against input that kills the process. `None` records nothing.
+        budget: What its calls of models may take in one turn, over all its tasks. `seconds` is for runs only.
         is_team: Whether a workflow does the work.
         is_runnable: Whether a LangChain Runnable, or a compiled graph, does.
         blocking: Whether it is a sync function, which runs in a thread.
@@ -130,6 +137,7 @@ class Agent:
         max_concurrency: int | None = None,
         side_effects: bool = False,
         max_crashes: int | None = None,
+        budget: Budget | None = None,
         _localns: Mapping[str, Any] | None = None,
     ) -> None:
         if not name or any(c in name for c in "|:") or name.startswith("__"):
@@ -145,6 +153,8 @@ class Agent:
         policy: Any = retry
         if policy is not None and not (isinstance(policy, RetryPolicy) and policy.max_attempts >= 1):
             raise WorkflowError(f"Agent {name!r}: retry must be a RetryPolicy with max_attempts >= 1, not {retry!r}.")
+        if budget is not None and budget.seconds is not None:
+            raise WorkflowError(f"Agent {name!r}: seconds are for the budget of a run; an agent has a timeout.")
         if isinstance(capabilities, str):
             capabilities = (capabilities,)
         self.name = self.__name__ = name  # LangGraph's add_sequence asks for __name__
@@ -156,6 +166,7 @@ class Agent:
         self.max_concurrency = max_concurrency
         self._side_effects = side_effects
         self.max_crashes = max_crashes
+        self.budget = budget
         self.is_team = isinstance(run, Team)
         self.is_runnable = isinstance(run, Runnable)
         self.blocking = not (self.is_team or self.is_runnable or _is_async(run))
@@ -186,6 +197,66 @@ class Agent:
         """The declared output type; `Any` where none is declared."""
         declared = self._output if self._output is not None or not self.is_team else self._team_output
         return Any if declared is None else declared
+
+    @classmethod
+    def from_model(
+        cls,
+        name: str,
+        model: BaseChatModel,
+        instructions: str,
+        *,
+        output: Any = str,
+        tools: Sequence[BaseTool | Callable[..., Any]] = (),
+        max_input_tokens: int | None = None,
+        max_tokens: int | None = None,
+        repairs: int = 2,
+        may_decline: bool = False,
+        may_delegate: bool = False,
+        **options: Any,
+    ) -> Agent:
+        """Make an agent of a chat model.
+
+        It is asked for JSON by schema where the endpoint keeps to one, in words where it does not; tools are called by
+        the endpoint where it can, else the model chooses them in JSON. What an endpoint can do is found out once.
+
+        Args:
+            name: The agent's name.
+            model: A LangChain chat model, such as `ChatOpenAI`. Make it with `max_retries=0`: trying again is the
+                engine's business, which counts and shows it.
+            instructions: Who it is and how it works: the system prompt. Its first line is the default `description`.
+            output: The type of its answer.
+            tools: Functions with type hints, or LangChain tools, that the model may call. It can reach no others.
+            max_input_tokens: About how many tokens of a prompt are used; the model's context by default, where
+                LangChain knows it. What does not fit is left out, oldest messages first, then the ends of the longest
+                inputs, and the attempt's `notes` say so.
+            max_tokens: Limit of an answer; raised once, fourfold, for an answer that was cut off.
+            repairs: How often a malformed answer is asked for again within one attempt.
+            may_decline: Whether it may hand a task back as out of its scope; then another agent gets it.
+            may_delegate: Whether it may have a part of its work done by another agent; see `Delegate`.
+            options: As of `Agent`.
+
+        Raises:
+            WorkflowError: Something is not what it should be.
+        """
+        for label, limit in (("max_input_tokens", max_input_tokens), ("max_tokens", max_tokens)):
+            if limit is not None and limit < 1:
+                raise WorkflowError(f"Agent {name!r}: {label} must be a number above zero, not {limit!r}.")
+        if repairs < 0:
+            raise WorkflowError(f"Agent {name!r}: repairs must not be negative, not {repairs!r}.")
+        specialist = Specialist(
+            name=name,
+            model=check_model(model),
+            instructions=instructions,
+            output=output,
+            tools=checked_tools(tools),
+            max_input_tokens=max_input_tokens,
+            max_tokens=max_tokens,
+            repairs=repairs,
+            may_decline=may_decline,
+            may_delegate=may_delegate,
+        )
+        options.setdefault("description", instructions.strip().partition("\n")[0])
+        return cls(name, specialist, output=output, **options)
 
     def settle(self) -> None:
         """Take a team's output type from its plan as it is now; a workflow does this whenever it makes a plan."""
@@ -234,6 +305,7 @@ def agent(
     max_concurrency: int | None = None,
     side_effects: bool = False,
     max_crashes: int | None = None,
+    budget: Budget | None = None,
 ) -> Callable[[Callable[..., Any]], Agent]: ...
 def agent(function: Callable[..., Any] | None = None, /, *, name: str | None = None, **options: Any) -> Any:
     """Make an `Agent` of a typed function; the options are those of `Agent`.
@@ -290,11 +362,18 @@ def _read_contract(
 
 
 def _output_of(annotation: Any) -> Any:
-    """`T` for `tuple[T, Command]`, which says that the function also updates the state, else the annotation itself."""
+    """What of an annotation is the output: `T` of `tuple[T, Command]`, and of `T | Delegate | OutOfScope`."""
     args = get_args(annotation)
-    if get_origin(annotation) is tuple and len(args) == 2 and (get_origin(args[1]) or args[1]) is Command:
+    if get_origin(annotation) in (Union, types.UnionType):
+        kept = tuple(dict.fromkeys(_output_of(arg) for arg in args if arg not in (Delegate, OutOfScope)))
+        return annotation if kept == args else Union[kept] if kept else Any  # noqa: UP007 -- built at run time
+    if get_origin(annotation) is tuple and len(args) > 1 and all(map(_is_beside, args[1:])):
         return args[0]
-    return annotation
+    return None if annotation in (Delegate, OutOfScope) else annotation
+
+
+def _is_beside(annotation: Any) -> bool:
+    return (get_origin(annotation) or annotation) in (Command, Delegate)
 
 
 def _without_none(annotation: Any) -> Any:
@@ -347,13 +426,16 @@ class Binding:
     default: bool = False
 
 
-def bind(agent: Agent, available: Mapping[str, Any], *, where: str = "among its inputs") -> tuple[Binding, ...]:
+def bind(
+    agent: Agent, available: Mapping[str, Any], *, where: str = "among its inputs", first: str = ""
+) -> tuple[Binding, ...]:
     """Decide what each parameter of an agent is filled with.
 
     Args:
         agent: Whose parameters.
         available: The output types that reach it, by task id.
         where: How to call `available` in an error.
+        first: The task whose output comes before others of its type: the draft, to a reviewer.
 
     Raises:
         WorkflowError: A parameter has no source, or more than one; the message names the agent, the parameter and
@@ -371,8 +453,9 @@ def bind(agent: Agent, available: Mapping[str, Any], *, where: str = "among its 
             if many or parameter.optional:
                 bindings.append(Binding(parameter.name, "many", many, parameter.optional, parameter.default))
                 continue
-        if len(found) > 1 and parameter.name in found:
-            found = (parameter.name,)
+        for chosen in (first, parameter.name):
+            if len(found) > 1 and chosen in found:
+                found = (chosen,)
         if len(found) > 1:
             raise WorkflowError(
                 f"Agent {agent.name!r}, parameter {parameter.name!r}: {type_name(parameter.type)} comes from "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -10,12 +10,13 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.channels.base import BaseChannel
 from langgraph.checkpoint.base import BaseCheckpointSaver
 
-from orchestra.agents import Agent, stands_in
+from orchestra.agents import Agent, bind, stands_in
 from orchestra.attempts import Reviewing
 from orchestra.dataflow import Call
-from orchestra.errors import WorkflowError
+from orchestra.errors import PlanError, WorkflowError
 from orchestra.outputs import own_copy
-from orchestra.planning import Planner
+from orchestra.planners import Reviewer
+from orchestra.planning import Planner, check_plan
 from orchestra.routing import Router
 from orchestra.tasks import Plan, Task
 
@@ -42,6 +43,10 @@ class Blueprint:
         max_tasks: How many tasks a plan may have.
         history: How many earlier turns agents see; `None` for all.
         own: The user's own keys of the state, with their channels.
+        own_plan: Makes the plan that follows from edges or types, for when the planner has none.
+        reviewer: Judges the finished work.
+        max_handed_on: How often work may be handed on in one turn.
+        spares: The agents that only step in for others.
     """
 
     name: str
@@ -55,6 +60,33 @@ class Blueprint:
     max_tasks: int
     history: int | None
     own: Mapping[str, BaseChannel[Any, Any, Any]]
+    own_plan: Callable[[], Plan]
+    reviewer: Reviewer | None
+    max_handed_on: int
+    spares: frozenset[str]
+
+    @property
+    def team(self) -> list[Agent]:
+        """The agents that a planner may give tasks to, by name: all but reviewers and spares."""
+        reviewers = {agent.name for review in self.reviews.values() for agent in review.reviewers}
+        return [self.roster[name] for name in sorted(self.roster.keys() - reviewers - self.spares)]
+
+    def check(self, plan: Any) -> Plan:
+        """See that what a planner made can be carried out here.
+
+        Raises:
+            PlanError: It is no plan, or can't be.
+        """
+        if not isinstance(plan, Plan):
+            raise PlanError(f"The planner returned a {type(plan).__name__}, not a Plan.")
+        check_plan(plan, self.roster, limit=self.max_tasks)
+        for task in plan.tasks:
+            for agent in self.candidates(task)[:1]:
+                try:
+                    bind(agent, self.types_into(task, plan))
+                except WorkflowError as error:
+                    raise PlanError(f"Task {task.id!r} can't be given to {agent.name!r}. {error}") from error
+        return plan
 
     def own_state(self, base: Mapping[str, Any], updates: Sequence[tuple[str, Any]]) -> dict[str, Any]:
         """The user's own keys of the state with some updates, for one agent alone."""
@@ -73,10 +105,23 @@ class Blueprint:
         able = [self.roster[name] for name in self.router.choose(task).agents]
         return [agent for agent in able if agent is able[0] or stands_in(agent, able[0])]
 
+    def others(self, task: Task, without: Collection[str]) -> list[Agent]:
+        """Who else may do a task, best first, when those who were to do it find it out of their scope."""
+        freed = task.model_copy(update={"agent": None})
+        names = (
+            *self.router.choose(freed).agents,
+            *self.router.choose(freed.model_copy(update={"capability": None})).agents,
+        )
+        first = self.candidates(task)[0]
+        able = [self.roster[name] for name in dict.fromkeys(names) if name not in without]
+        return [agent for agent in able if stands_in(agent, first)]
+
     def types_into(self, task: Task, plan: Plan) -> dict[str, Any]:
         """The output types that reach a task, by the id of the task they come from."""
         types = dict(self.given)
         for need in task.needs:
+            if plan.by_id[need].added_by is not None:  # handed on at run time: no parameter was declared for it
+                continue
             able = self.candidates(plan.by_id[need])
             types[need] = able[0].output if able else Any
         return types

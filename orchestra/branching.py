@@ -114,12 +114,14 @@ class Branch:
             one at which a request is stored.
         results: What is finished on the new branch, as JSON; `None` where there is no plan yet.
         updates: What the finished tasks wrote to the user's own keys of the state.
+        plan: The plan, as JSON, if it is another than at the base: agents and reviews may have added tasks since.
         note: What is done differently, for the history.
     """
 
     base: str
     results: Mapping[str, Any] | None
     updates: Sequence[tuple[str, Any]] = ()
+    plan: Mapping[str, Any] | None = None
     note: str = ""
 
     async def begin(self, graph: Any, config: RunnableConfig) -> None:
@@ -131,7 +133,8 @@ class Branch:
         """
         results = None if self.results is None else Overwrite(dict(self.results))
         # What runs on a branch is not what ran before: idempotency keys tell them apart.
-        changes = [{"branch": uuid.uuid4().hex[:8]}, *_changes(results, self.updates)]
+        grown = {} if self.plan is None else {"plan": dict(self.plan)}
+        changes = [{"branch": uuid.uuid4().hex[:8], **grown}, *_changes(results, self.updates)]
         place = {**config.get("configurable", {}), "checkpoint_id": self.base, "checkpoint_ns": ""}
         metadata = {**(config.get("metadata") or {}), FORKED: self.base, NOTE: self.note}
         await graph.copy(update={"checkpointer": _Aside(graph.checkpointer)}).abulk_update_state(

@@ -102,6 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--thread", metavar="NAME", help="where to store it; the next turn of it if it exists")
     run.add_argument("--user", metavar="NAME", help="whose preferences and facts agents use; by default the thread's")
     run.add_argument("--supersede", action="store_true", help="drop the questions that are open on the thread")
+    run.add_argument("--record", action="store_true", help="keep what models say, for `orchestra runs replay`")
     _followed(run)
     resume = commands.add(
         "resume", "going.resume", "Go on with a run that was cut off; finished tasks don't run again."
@@ -161,6 +162,11 @@ def _changing(runs: _Commands) -> None:
     fork.add_argument("--request", metavar="TEXT", help="another request in place of the turn's; it runs as a whole")
     _moved(fork)
     _followed(fork)
+    replay = runs.add(
+        "replay", "going.replay", "Play a recorded run back without calling a model, and say whether it is the same."
+    )
+    replay.add_argument("thread", metavar="THREAD")
+    _moved(replay)
     tick = runs.add("tick", "going.tick", "Continue every waiting run whose date or deadline has come; for cron.")
     _moved(tick)
     cancel = runs.add("cancel", "going.cancel", "Cancel the run on a thread; what is finished stays.")

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from orchestra.funds import Funds
+from orchestra.metering import Tape
 from orchestra.tasks import Memo, Plan, Result, Task
 
 
@@ -50,6 +52,7 @@ class Turn:
         results: What earlier supersteps of this turn have settled.
         given: Inputs from outside: what a team received from its parent.
         memory: What is remembered of the user.
+        halfway: What was done of tasks that a drain left for this superstep: journal entries by task.
     """
 
     id: str
@@ -61,6 +64,7 @@ class Turn:
     memory: Sequence[Memo] = ()
     results: Mapping[str, Result] = field(default_factory=dict[str, Result])
     given: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    halfway: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict[str, Sequence[Mapping[str, Any]]])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +166,9 @@ class Board:
                 inside this superstep for an input that is not in it would wait forever.)
         """
         outcomes = {need: await self.outcome(need) for need in task.needs}
+        for result in [each for each in outcomes.values() if isinstance(each, Result)]:
+            beside = (each.task.id for each in result.added if not each.for_asker)
+            outcomes.update({added: self._outcomes[added] for added in beside if added in self._outcomes})
         if Unsettled.DEFERRED in outcomes.values():
             raise Deferred
         if Unsettled.SUSPENDED in outcomes.values():
@@ -179,6 +186,11 @@ class Call:
         answered: Ids of the questions that this call brings answers to; `None` for "the only open one".
         draining: Whether no further attempt may begin.
         persistent: Whether results are stored at all.
+        funds: The budgets of this call.
+        around: The budgets of the call around it.
+        tape: Where model calls are recorded, or played back from.
+        counted: Whether what the turn used in earlier processes counts already.
+        handed_on: How often work was handed on in this call.
     """
 
     key: str
@@ -186,11 +198,17 @@ class Call:
     answered: frozenset[str] | None = frozenset()
     draining: Callable[[], bool] = lambda: False
     persistent: bool = True
+    funds: Funds = field(default_factory=Funds)
+    around: Funds | None = None
+    tape: Tape | None = None
+    counted: bool = False
+    handed_on: int = 0
     _fresh: Turn | None = None
     _checkpoint: str | None = None
     _board: asyncio.Future[Board] | None = None
     _running: list[str] = field(default_factory=list[str])
     _stored: Stored | None = None
+    _left: Sequence[Mapping[str, Any]] = ()
 
     def begin(self, turn: Turn) -> None:
         """Announce the superstep that the supervisor is about to start, so that nothing needs to be read back."""
@@ -208,6 +226,7 @@ class Call:
             self._checkpoint, self._running, self._stored = checkpoint, [], None
             self._board = asyncio.get_running_loop().create_future()
             if self._fresh is not None:
+                self._left = [note for notes in self._fresh.halfway.values() for note in notes]
                 self._board.set_result(Board(self._fresh))
                 self._fresh = None
             else:
@@ -223,6 +242,7 @@ class Call:
         await asyncio.sleep(0)
         try:
             self._stored = stored = await load()
+            self._left = [note for notes in stored.turn.halfway.values() for note in notes]
             made = Board(stored.turn, stored, self._running)
         except BaseException as error:
             board.set_exception(error if isinstance(error, Exception) else Deferred())
@@ -244,9 +264,9 @@ class Call:
         return self._stored.cut if self._stored else ()
 
     def notes(self, task: str, *events: str) -> list[Mapping[str, Any]]:
-        """Journal entries of a task from earlier entries into this superstep, oldest first."""
+        """Journal entries of a task from earlier entries into this superstep, or from before a drain, oldest first."""
         stored = self._stored.notes if self._stored else ()
-        return [note for note in stored if note["task"] == task and note["event"] in events]
+        return [note for note in (*self._left, *stored) if note["task"] == task and note["event"] in events]
 
     def crashed(self, task: str, agent: str) -> list[Mapping[str, Any]]:
         """Journal entries of attempts that began in an earlier process and never ended."""
@@ -262,4 +282,6 @@ class Call:
             answered=self.answered,
             draining=self.draining,
             persistent=self.persistent,
+            around=self.funds,
+            tape=self.tape,
         )

@@ -5,8 +5,10 @@
     OrchestraError
     ├── WorkflowError          the declaration is wrong: raised when a workflow is declared or compiled
     │   └── PlanError          a plan breaks its rules (cycle, dangling need, unknown agent, …)
+    │       └── NoPlan         a planner has no plan for this request; the workflow's own stands in, if it has one
     ├── WorkflowNotFound       a reference such as ``file.py:flow`` leads nowhere
     ├── RequestError           the request can't be worked on; raised before any agent runs
+    ├── ReplayDiverged         a replayed run asks something else than the recorded one did
     ├── ThreadError            the thread is not in a state for this call
     │   ├── ThreadBusy         another run is on it now
     │   ├── ThreadWaiting      a person's answer is still open
@@ -14,8 +16,11 @@
     └── AgentError             an agent did not deliver; ends up in a ``Result``, not in the caller's face
         ├── AttemptTimeout     the work took longer than the agent's timeout
         ├── MalformedOutput    the output is not of the declared type
-        │   └── UnstorableOutput   it is, but it can't be stored and read back
+        │   ├── UnstorableOutput   it is, but it can't be stored and read back
+        │   └── Irreparable        a model's answers were malformed however it was asked; asking anew would not help
         ├── NoCapableAgent     nobody on the roster can do the task
+        ├── ModelRefused       a model declined to answer; asking it again would not help
+        ├── BudgetExceeded     a budget does not allow what the agent was about to do
         └── TaskUnsuccessful   raised by ``Result.unwrap()`` and by a team whose wanted task did not succeed
 """
 
@@ -34,12 +39,20 @@ class PlanError(WorkflowError):
     """A plan breaks its rules: a cycle, a dangling need, an unknown agent, too many tasks."""
 
 
+class NoPlan(PlanError):
+    """A planner has no plan for a request."""
+
+
 class WorkflowNotFound(OrchestraError):
     """No workflow is found under the given reference."""
 
 
 class RequestError(OrchestraError):
     """A request cannot be worked on; nothing was started and nothing was stored."""
+
+
+class ReplayDiverged(OrchestraError):
+    """A run that is played back asks something else than it did when it was recorded."""
 
 
 class ThreadError(OrchestraError):
@@ -74,8 +87,20 @@ class UnstorableOutput(MalformedOutput):
     """An agent returned something that can't be stored as JSON and read back; trying again would not help."""
 
 
+class Irreparable(MalformedOutput):
+    """A model's answers were malformed, and stayed so when it was told what was wrong."""
+
+
 class NoCapableAgent(AgentError):
     """No agent on the roster can do the task."""
+
+
+class ModelRefused(AgentError):
+    """A model declined to answer, or a filter withheld its answer."""
+
+
+class BudgetExceeded(AgentError):
+    """A budget does not allow the call that an agent was about to make."""
 
 
 class TaskUnsuccessful(AgentError):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from orchestra.tasks import Attempt, Plan, Result, Review, now
+from orchestra.tasks import Attempt, Judgement, Plan, Result, Review, Task, now
 
 Sink = Callable[[Any], None]
 """Takes one event. Must return at once and must not raise."""
@@ -49,6 +49,15 @@ class TaskStarted(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TokensArrived(Event):
+    """A model has said some more; `task` is empty while the supervisor plans or reviews."""
+
+    task: str
+    agent: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptFailed(Event):
     """A try of a task failed; `retry_in` is the pause in seconds before the next try on the same agent, if any."""
 
@@ -75,6 +84,21 @@ class DraftReviewed(Event):
     reviewer: str
     round: int
     review: Review
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskAdded(Event):
+    """An agent has handed on work, which makes a task of its own."""
+
+    task: str
+    added: Task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkReviewed(Event):
+    """The finished work of a turn was judged; tasks may have been added."""
+
+    judgement: Judgement
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

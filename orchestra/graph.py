@@ -28,15 +28,25 @@ from langgraph.types import Command, Interrupt
 from checkpoints import SQLAlchemySaver
 from orchestra.blueprint import CALL, TEAM
 from orchestra.branching import Branch, executions, settle
+from orchestra.budgets import Budget, ModelTerms
 from orchestra.dataflow import Call
 from orchestra.errors import RequestError, ThreadWaiting, WorkflowError
+from orchestra.funds import Funds
 from orchestra.leases import hold
+from orchestra.metering import Tape
 from orchestra.planning import Planner
+from orchestra.recording import Recorder
 from orchestra.shown import drawing
 from orchestra.state import is_planned
 from orchestra.tasks import Plan
 from orchestra.threaded import ThreadedSaver
 from orchestra.timers import due_of, is_timer, question_of
+
+TAPE = "orchestra_tape"
+"""Where the configurable part of a config carries what is to be played back."""
+
+RECORDED = "recorded"
+"""The metadata of checkpoints of runs whose model calls are recorded."""
 
 _IS_ID = re.compile("[0-9a-f]{32}").fullmatch  # how LangGraph tells a map of answers from one that is a dict
 
@@ -44,7 +54,11 @@ _IS_ID = re.compile("[0-9a-f]{32}").fullmatch  # how LangGraph tells a map of an
 class Declaration(Protocol):
     """What a compiled workflow asks of the `Workflow` it was made from."""
 
+    name: str
     planner: Planner | None
+    budget: Budget | None
+    user_budget: Budget | None
+    models: Mapping[str, ModelTerms]
     check: Callable[[str], None] | None
 
     @property
@@ -89,8 +103,8 @@ class CompiledWorkflow(CompiledStateGraph[Any, Any, Any, Any]):
             input: `{"request": text}` or `{"messages": [...]}` for a new turn, `None` to resume, or
                 `Command(resume=...)` to answer a question.
             config: LangGraph's config. In its configurable part, `user_id` says whose preferences the run uses (they
-                are in the store that the graph was compiled with), and `supersede=True` lets a new request drop the
-                questions that are open on the thread.
+                are in the store that the graph was compiled with), `supersede=True` lets a new request drop the
+                questions that are open on the thread, and `record=True` records model calls in that store.
             control: Lets the caller drain the run.
             options: As of LangGraph's `astream`.
 
@@ -102,6 +116,8 @@ class CompiledWorkflow(CompiledStateGraph[Any, Any, Any, Any]):
         config = merge_configs(self.config, config)
         configurable: dict[str, Any] = dict(config.get("configurable") or {})
         supersede = bool(configurable.pop("supersede", False))
+        tape: Tape | None = configurable.pop(TAPE, None)
+        record = bool(configurable.pop("record", False))
         if configurable.get("user_id") is not None:
             configurable["user_id"] = str(configurable["user_id"])
         if config.get("max_concurrency") is not None:
@@ -124,11 +140,25 @@ class CompiledWorkflow(CompiledStateGraph[Any, Any, Any, Any]):
                 team = {"workflow": self.name, "path": json.dumps(call.path)}
                 config["metadata"] = {**(config.get("metadata") or {}), **team}
             call.persistent = call.persistent and cast("Any", self.checkpointer) is not False
+            call.funds = await self._funds(call, configurable)
+            if record:
+                tape = Recorder(self.store, str(configurable.get("thread_id")))
+                config["metadata"] = {**(config.get("metadata") or {}), RECORDED: True}
+            call.tape = call.tape or tape
             configurable[CALL] = call
             chunks = super(CompiledWorkflow, graph).astream(input, config, control=control, **options)
             async with aclosing(cast("Any", chunks)):
                 async for chunk in chunks:
                     yield chunk
+
+    async def _funds(self, call: Call, configurable: Mapping[str, Any]) -> Funds:
+        """The budgets of a call."""
+        workflow = self.workflow
+        whose = "the run" if call.around is None else f"team {workflow.name}"
+        funds = Funds(whose, workflow.budget, workflow.models, call.around)
+        if call.around is None and workflow.user_budget is not None:
+            await funds.share(self.store, configurable.get("user_id") or "", workflow.user_budget)
+        return funds
 
     async def _enter(
         self, stack: contextlib.AsyncExitStack, config: RunnableConfig, options: dict[str, Any]

@@ -17,11 +17,6 @@ from orchestra.agents import Agent, type_name
 from orchestra.errors import MalformedOutput, UnstorableOutput
 
 
-def text_of(output: Any) -> str:
-    """An output as a person can read it: text as it is, anything else as JSON."""
-    return output if isinstance(output, str) else pydantic_core.to_json(output, indent=2).decode()
-
-
 def encode(agent: Agent, output: Any) -> Any:
     """Turn a validated output into what JSON, and a saver, can hold.
 

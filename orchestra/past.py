@@ -6,7 +6,7 @@ Nothing is kept twice: a run's state is what its checkpoints say.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
@@ -19,7 +19,7 @@ from orchestra.branching import FORKED, NOTE, Execution, executions
 from orchestra.errors import ThreadError
 from orchestra.snapshots import Comparison, History, Moment, RunInfo, RunState, TaskChange, ValueChange, state_of
 from orchestra.state import is_planned
-from orchestra.tasks import Plan, Result, Status, Task
+from orchestra.tasks import Plan, Result, Status, Task, added_by, grown
 from orchestra.timers import due_of, is_timer
 
 SHOWN = frozenset({"request", "asked", "plan", "planned", "turn", "results", "answer", ERROR, INTERRUPT, RESUME})
@@ -44,6 +44,7 @@ def info_of(head: CheckpointTuple, *, busy: bool, since: CheckpointTuple | None 
     raw: dict[str, Any] = dict(values.get("results") or {}) if current else {}
     for step in steps:
         raw.update(step.results)
+    plan = grown(plan, added_by(raw.values())) if plan is not None else None
     asked = [question for step in steps for question in step.asked]
     answer = values.get("answer") if current else None
     state = RunState.RUNNING if busy else state_of(plan, raw, answered=answer is not None, asking=bool(asked))
@@ -52,6 +53,7 @@ def info_of(head: CheckpointTuple, *, busy: bool, since: CheckpointTuple | None 
         workflow=metadata.get("workflow", "?"),
         reference=metadata.get("workflow_ref", ""),
         user=str(metadata.get("user_id") or ""),
+        recorded=bool(metadata.get("recorded")),
         state=state,
         request=values.get("request") or "",
         turn=(values.get("turn") or 0) + (not current),
@@ -271,7 +273,29 @@ class Past:
     def plan(self, moment: Moment) -> Plan | None:
         """The plan at a moment."""
         node = self._nodes[moment.checkpoint_id]
-        return Plan.model_validate(node.values["plan"]) if node.planned else None
+        if not node.planned:
+            return None
+        return grown(Plan.model_validate(node.values["plan"]), added_by(self.results(moment).values()))
+
+    def plan_with(self, moment: Moment, kept: Collection[str]) -> Plan | None:
+        """The plan at a moment without the work that was handed on by tasks that are not kept."""
+        plan = self.plan(moment)
+        lost = (
+            {task.id for task in plan.tasks if task.added_by not in {None, *kept}} if plan is not None else set[str]()
+        )
+        if plan is None or not lost:
+            return plan
+        tasks = tuple(
+            task.model_copy(
+                update={
+                    "needs": tuple(need for need in task.needs if need not in lost),
+                    "optional": task.optional - lost,
+                }
+            )
+            for task in plan.tasks
+            if task.id not in lost
+        )
+        return plan.model_copy(update={"tasks": tasks}).checked()
 
     def results(self, moment: Moment) -> dict[str, Any]:
         """The results at a moment, as JSON."""

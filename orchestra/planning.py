@@ -13,7 +13,12 @@ from orchestra.tasks import Plan, Task
 class Planner(Protocol):
     """Makes the plan of a turn from its request.
 
-    The plan is validated before any agent starts; a planner that breaks the rules fails the turn with `PlanError`.
+    The plan is validated before any agent starts; a planner that breaks the rules fails the turn with `PlanError`. One
+    that has no plan raises `NoPlan`: then the workflow's own, from its edges or types, stands in.
+
+    Besides `agents` and `messages`, a planner may take `known`, what is known of the user by key; `limit`, how many
+    tasks a plan may have; and `check`, which returns a plan that can be carried out, or raises `PlanError`. It is
+    passed those of all these that its signature names.
     """
 
     def plan(self, request: str, *, agents: Sequence[Agent], messages: Sequence[Any]) -> Plan | Awaitable[Plan]:
@@ -21,7 +26,7 @@ class Planner(Protocol):
 
         Args:
             request: What the user asked for in this turn.
-            agents: The roster tasks may be given to, sorted by name.
+            agents: Who tasks may be given to, sorted by name: all but reviewers and spares.
             messages: The conversation so far, oldest first.
         """
         ...

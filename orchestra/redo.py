@@ -36,6 +36,12 @@ def kept_results(
             raise RequestError(
                 f"There is no task {task!r} in this plan; it has {', '.join(sorted(plan.by_id))}.{inside}"
             )
+    if handed := next((task for task in results if plan.by_id[task].added_by is not None), None):
+        asker = plan.by_id[handed].added_by
+        raise RequestError(
+            f"Task {handed!r} was handed on by {asker!r}, which would run anew: put in {asker!r} instead."
+        )
+    redone |= {asker for task in redone if (asker := plan.by_id[task].added_by) is not None}
     if both := redone & results.keys():
         raise RequestError(f"Task {min(both)!r} can't be run again and given a result at once.")
     lost = set(redone)

@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from orchestra.errors import OrchestraError, WorkflowNotFound
+from orchestra.errors import OrchestraError, WorkflowError, WorkflowNotFound
+from orchestra.snapshots import RunInfo
 from orchestra.workflow import Workflow
 
 GALLERY = Path("graphs")
@@ -111,3 +112,30 @@ def _pick(module: ModuleType, variable: str, reference: str) -> Workflow:
         there = ", ".join(flows) or "none"
         raise WorkflowNotFound(f"{reference}: say which workflow, as {reference}:NAME. Workflows there: {there}.")
     return next(iter(flows.values()))
+
+
+def workflow_of(info: RunInfo, workflow: Workflow | None) -> Workflow:
+    """The workflow of a thread: the one that is given, if it fits, or the one that is recorded.
+
+    Raises:
+        WorkflowError: The one that is given is another.
+        WorkflowNotFound: The recorded one can't be imported.
+    """
+    if workflow is not None:
+        if workflow.name != info.workflow:
+            raise WorkflowError(
+                f"Thread {info.thread_id!r} is a run of the workflow {info.workflow!r}, not of {workflow.name!r}."
+            )
+        return workflow
+    if not info.reference:
+        raise WorkflowNotFound(
+            f"Where the workflow {info.workflow!r} of thread {info.thread_id!r} lives is not recorded: pass "
+            "workflow=, or --graph on the command line."
+        )
+    try:
+        return load(info.reference)
+    except WorkflowNotFound as error:
+        raise WorkflowNotFound(
+            f"The workflow of thread {info.thread_id!r} has moved: {str(error).rstrip('.')}. Say where it is now: pass "
+            "workflow=, or --graph on the command line."
+        ) from error

@@ -12,7 +12,7 @@ from langgraph.errors import GraphDrained
 from langgraph.runtime import RunControl
 from langgraph.types import Command, Interrupt
 
-from orchestra.events import Event
+from orchestra.events import Event, TokensArrived
 from orchestra.shown import Shown, drawing
 from orchestra.snapshots import Outcome, RunState, state_of
 from orchestra.tasks import Result, now
@@ -82,11 +82,16 @@ class Run(Shown):
 
     async def accepted(self) -> None:
         """Return when the request is stored and the plan made, or raise what kept it from that."""
-        watching = asyncio.create_task(anext(self.events(), None))
+        watching = asyncio.create_task(self._planned())
         await asyncio.wait([watching, self._task], return_when=asyncio.FIRST_COMPLETED)
         watching.cancel()
         if self._task.done() and not self._task.cancelled() and (error := self._task.exception()) is not None:
             raise error
+
+    async def _planned(self) -> None:
+        async for event in self.events():
+            if not isinstance(event, TokensArrived):  # the planner's
+                return
 
     async def _drive(self, graph: Any, given: Any, config: RunnableConfig) -> Outcome:
         """Run until nothing is left to do, or what is left waits for a person or a later date."""

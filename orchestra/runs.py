@@ -17,13 +17,14 @@ from langgraph.types import Command
 
 from checkpoints import SQLAlchemySaver, SQLAlchemyStore
 from orchestra.branching import FORKED, Branch
-from orchestra.errors import OrchestraError, RequestError, ThreadError, ThreadNotFound, WorkflowError, WorkflowNotFound
+from orchestra.errors import OrchestraError, RequestError, ThreadError, ThreadNotFound, WorkflowError
 from orchestra.events import Event
 from orchestra.leases import hold
 from orchestra.memory import Memory, users
 from orchestra.past import SHOWN, Past, info_of, is_same_turn, lineage, parent_id, with_teams
 from orchestra.redo import kept_results
-from orchestra.references import load
+from orchestra.references import workflow_of
+from orchestra.replays import Replayed, replay
 from orchestra.run import Run
 from orchestra.snapshots import Comparison, History, Moment, Outcome, RunInfo, RunList, RunState, past_events
 from orchestra.tasks import now
@@ -102,9 +103,10 @@ class Orchestra:
         thread_id: str | None = None,
         user: str | None = None,
         supersede: bool = False,
+        record: bool = False,
         reference: str | None = None,
     ) -> Run:
-        """Start a turn and return once the request is stored.
+        """Start a turn and return once the request is stored and its plan made.
 
         Args:
             workflow: What is to run.
@@ -114,6 +116,7 @@ class Orchestra:
             user: Whose preferences and facts agents see and write; empty for nobody's. On a thread with earlier turns
                 it is theirs by default.
             supersede: Drop the questions that are open on this thread; the history records them.
+            record: Keep what models and tools say, with what they were asked, for `replay`.
             reference: Where the workflow lives, if that can't be told from the object.
 
         Raises:
@@ -127,7 +130,7 @@ class Orchestra:
             heads = await self.saver.aheads(thread_id=thread_id, channels=())
             user = info_of(heads[0], busy=False).user if heads else None
         config = _config(thread_id or f"run-{uuid.uuid4().hex[:8]}", user or "", reference)
-        config["configurable"] = {**config.get("configurable", {}), "supersede": supersede}
+        config["configurable"] = {**config.get("configurable", {}), "supersede": supersede, "record": record}
         return await self._run(self._compile(workflow), given, config)
 
     async def resume(
@@ -156,7 +159,9 @@ class Orchestra:
             raise RequestError(f"{min(strange)!r} is no open question of thread {thread_id!r}; open: {there}.")
         given |= answers or {}
         resume = Command(resume=_as_resume(head, given)) if given else None
-        return await self._run(self._compile(_workflow(info, workflow)), resume, _config(thread_id, info.user))
+        config = _config(thread_id, info.user)
+        config["configurable"] = {**config.get("configurable", {}), "record": info.recorded}
+        return await self._run(self._compile(workflow_of(info, workflow)), resume, config)
 
     async def fork(
         self,
@@ -190,7 +195,7 @@ class Orchestra:
             WorkflowNotFound: The recorded workflow can't be imported; pass it.
         """
         head = await self._head(thread_id)
-        workflow = _workflow(head, workflow)
+        workflow = workflow_of(head, workflow)
         graph = self._compile(workflow)
         past = Past(thread_id, await self._steps(graph.checkpointer.asteps(thread_id), thread_id))
         moment = past.pick(at)
@@ -213,10 +218,41 @@ class Orchestra:
                 "task, results= (--set) of a task, or another request."
             )
         base = moment.checkpoint_id if plan is None else past.planned_at(moment)
+        grown = None if kept is None else past.plan_with(moment, kept)
+        if kept is not None and grown is not None:
+            kept = {task: raw for task, raw in kept.items() if task in grown.by_id}
         did = [f"again {task}" for task in redone] + [f"{task} put in" for task in results or {}]
         note = ", ".join(did) or "again what was not finished"
-        branch = Branch(base=base, results=kept, updates=past.updates(moment, kept or {}), note=note)
+        changed = grown.model_dump(mode="json", exclude_defaults=True) if grown is not None else None
+        branch = Branch(base=base, results=kept, updates=past.updates(moment, kept or {}), plan=changed, note=note)
         return await self._run(graph, branch, config)
+
+    async def replay(self, thread_id: str, *, workflow: Workflow | None = None) -> Replayed:
+        """Play the newest turn of a thread back, if it was recorded: the same run, without a call of a model or tool.
+
+        Agents' own code runs again, on a scratch database; those with side effects don't, their results are taken as
+        they were, without updates of the state beside them. A run that was cut off is played back as far as it came,
+        one in which a person was asked up to the question. What is remembered of the user is as it is now.
+
+        Args:
+            thread_id: The thread.
+            workflow: Its workflow; by default the one that is recorded with the thread is imported.
+
+        Raises:
+            ReplayDiverged: It asks something else than it did then; the message names the first such call.
+            RequestError: It was not recorded.
+            ThreadNotFound: Nothing is stored under this name.
+            WorkflowNotFound: The recorded workflow can't be imported; pass it.
+        """
+        info = await self.info(thread_id)
+        steps = await self._steps(self.saver.asteps(thread_id), thread_id)
+        turn = lineage(steps)
+        base = await self.saver.aget_tuple(
+            {"configurable": {"thread_id": thread_id, "checkpoint_ns": "", "checkpoint_id": parent_id(turn[-1])}}
+        )
+        if base is None:
+            raise ThreadError(f"What was before turn {info.turn} of thread {thread_id!r} has been pruned.")
+        return await replay(info, turn[0], base, workflow_of(info, workflow), self.store)
 
     async def tick(self, *, at: datetime | None = None, workflow: Workflow | None = None) -> list[Ticked]:
         """Continue every waiting run whose timer or deadline has passed, and return when these runs have ended.
@@ -445,28 +481,6 @@ def _thread_of(head: CheckpointTuple) -> str:
 
 def _not_found(thread_id: str) -> ThreadNotFound:
     return ThreadNotFound(f"There is no thread {thread_id!r} in this database.")
-
-
-def _workflow(info: RunInfo, workflow: Workflow | None) -> Workflow:
-    """The workflow of a thread: the one that is given, if it fits, or the one that is recorded."""
-    if workflow is not None:
-        if workflow.name != info.workflow:
-            raise WorkflowError(
-                f"Thread {info.thread_id!r} is a run of the workflow {info.workflow!r}, not of {workflow.name!r}."
-            )
-        return workflow
-    if not info.reference:
-        raise WorkflowNotFound(
-            f"Where the workflow {info.workflow!r} of thread {info.thread_id!r} lives is not recorded: pass "
-            "workflow=, or --graph on the command line."
-        )
-    try:
-        return load(info.reference)
-    except WorkflowNotFound as error:
-        raise WorkflowNotFound(
-            f"The workflow of thread {info.thread_id!r} has moved: {str(error).rstrip('.')}. Say where it is now: pass "
-            "workflow=, or --graph on the command line."
-        ) from error
 
 
 def _as_resume(head: CheckpointTuple, answers: Mapping[str, Any]) -> Any:

@@ -13,7 +13,7 @@ from langgraph.types import Interrupt
 
 from orchestra.events import AttemptFailed, Event, PlanReady, TaskEnded, TaskStarted, TaskWaiting, TurnEnded
 from orchestra.shown import Shown
-from orchestra.tasks import Plan, Result, Status
+from orchestra.tasks import Plan, Result, Status, Usage, used
 
 
 class RunState(StrEnum):
@@ -70,6 +70,11 @@ class Outcome(Shown):
     questions: tuple[Interrupt[Any], ...] = ()
     due: datetime | None = None
 
+    @property
+    def usage(self) -> Usage:
+        """The calls of language models that the turn has made so far."""
+        return used(self.plan, self.results.values())
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunInfo(Shown):
@@ -80,6 +85,7 @@ class RunInfo(Shown):
         workflow: The workflow's name.
         reference: Where the workflow lives; empty if that is not known.
         user: Whose preferences the run uses; empty if nobody's.
+        recorded: Whether its model calls are recorded, so that it can be replayed.
         state: How it stands. "stopped" was cut off or drained and can be resumed.
         request: What was asked.
         turn: The number of the turn.
@@ -99,6 +105,7 @@ class RunInfo(Shown):
     workflow: str
     reference: str = ""
     user: str = ""
+    recorded: bool = False
     state: RunState
     request: str
     turn: int
@@ -112,6 +119,11 @@ class RunInfo(Shown):
     waiting: tuple[str, ...] = ()
     due: datetime | None = None
     teams: Mapping[str, RunInfo] = field(default_factory=dict[str, "RunInfo"])
+
+    @property
+    def usage(self) -> Usage:
+        """The calls of language models that the turn has made so far."""
+        return used(self.plan, self.results.values())
 
     def state_of(self, task: str) -> str:
         """How a task stands, in a word. One that has its inputs is running, if the run is."""

@@ -192,6 +192,10 @@ def answer_id(asked: str) -> str:
     return f"answer-{asked}"
 
 
+def _merged(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    return {**before, **after}
+
+
 def make_schema(roster: Callable[[], Roster], own: Mapping[str, Any]) -> Any:
     """Build the state schema of one workflow.
 
@@ -202,7 +206,8 @@ def make_schema(roster: Callable[[], Roster], own: Mapping[str, Any]) -> Any:
     The keys: `request` and `messages` as in the contract; `given`, what a team received from its parent; `asked`, an
     id of the request, `opening`, the id of its first message, and `dropped`, the questions that were open when it came;
     `plan` and `planned`, the plan and the request it was made for; `turn` and `branch`, the turn's number and an id of
-    the thread's branch; `results`, `history`, and `answer`, which is `None` while the turn is unfinished.
+    the thread's branch; `results`, `history`, and `answer`, which is `None` while the turn is unfinished; `halfway`,
+    what was done of tasks that a drain left for later.
     """
     keys = dict(own) | {
         "request": str,
@@ -217,6 +222,7 @@ def make_schema(roster: Callable[[], Roster], own: Mapping[str, Any]) -> Any:
         "branch": str,
         "results": Annotated[dict[str, Result], ResultsChannel(roster)],
         "answer": str | None,
+        "halfway": Annotated[dict[str, Any], _merged],
         "history": list[PastTurn],
     }
     make: Any = TypedDict  # made at run time, which type checkers do not follow

@@ -6,7 +6,8 @@ Who waits for whom is settled inside the superstep (`dataflow`).
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 from langchain_core.messages import AIMessage
@@ -14,20 +15,21 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.runtime import Runtime
 from langgraph.types import Command, Overwrite, Send
 
-from orchestra.agents import bind
 from orchestra.blueprint import Blueprint, call_of, user_of
 from orchestra.context import context, turn_id
-from orchestra.dataflow import Turn
-from orchestra.errors import PlanError, WorkflowError
-from orchestra.events import PlanReady, TaskEnded, TurnEnded
-from orchestra.outputs import text_of
-from orchestra.planning import check_plan
+from orchestra.dataflow import Call, Turn
+from orchestra.errors import AgentError, NoPlan, PlanError, WorkflowError
+from orchestra.events import Event, PlanReady, TaskEnded, TurnEnded, WorkReviewed
+from orchestra.memory import Memory
+from orchestra.metering import Scope
+from orchestra.planners import Briefing, Reviewer, goes_round
+from orchestra.retrying import describe
 from orchestra.state import PastTurn, Results, answer_id, encode_result, is_planned
-from orchestra.tasks import Plan, Result, Status, failure, now
+from orchestra.tasks import Judgement, Plan, Result, Status, failure, grown, now, text_of
 
 
 class Supervisor:
-    """Plans a turn, sends its tasks, and composes the answer."""
+    """Plans a turn, sends its tasks, has the work reviewed, and composes the answer."""
 
     def __init__(self, blueprint: Blueprint) -> None:
         self._blueprint = blueprint
@@ -35,15 +37,59 @@ class Supervisor:
     async def __call__(self, state: dict[str, Any], config: RunnableConfig, runtime: Runtime[Any]) -> Command[Any]:
         """Send every task that has no result yet, or finish the turn."""
         call = call_of(config)
+        desk = _Desk(self._blueprint, call, state, config, runtime)
         update: dict[str, Any] = {}
         results: dict[str, Result] = state.get("results") or {}
         if not is_planned(state):
-            plan = await self._plan(state)
-            update = self._new_turn(state, plan)
+            call.counted = True
+            if call.tape is not None:
+                call.tape.begin(turn_id(state))
+            plan = await desk.plan()
+            update = _new_turn(state, plan)
+            state = {**state, "halfway": {}}
             results = {}
         else:
-            plan = cast("Plan", state["plan"])
-        emit = runtime.stream_writer
+            before = cast("Plan", state["plan"])
+            if call.tape is not None:
+                call.tape.begin(turn_id(state))
+            plan = grown(before, (each for result in results.values() for each in result.added))
+            if not call.counted:
+                call.counted = True
+                call.funds.book_earlier(self._blueprint.roster, plan, results.values())
+                call.handed_on = sum(len(result.added) for result in results.values())
+            if all(task.id in results for task in plan.tasks):
+                plan = await desk.review(plan, results)
+            if plan is not before:
+                update["plan"] = _stored(plan)
+        sends, unable = self._sends(plan, results, desk)
+        if unable or "turn" in update:
+            raw = {task: encode_result(result, self._blueprint.roster) for task, result in unable.items()}
+            update["results"] = Overwrite(raw) if "turn" in update else raw
+        results = {**results, **unable}
+        if sends:
+            desk.emit(PlanReady, {"plan": plan, "finished": results})
+            values = {**state, **update}
+            call.begin(
+                Turn(
+                    id=turn_id(values),
+                    request=state["request"],
+                    plan=plan,
+                    results=results,
+                    given=state.get("given") or {},
+                    halfway=state.get("halfway") or {},
+                    **await context(self._blueprint, values, runtime.store, user_of(config)),
+                )
+            )
+            return Command(update=update, goto=[*sends, "gather"])
+        answer = compose(plan, results, call.funds.used_up)
+        desk.emit(TurnEnded, {"answer": answer})
+        message = AIMessage(answer, id=answer_id(state.get("asked", "")))
+        return Command(update={**update, "answer": answer, "messages": [message]})
+
+    def _sends(
+        self, plan: Plan, results: Mapping[str, Result], desk: _Desk
+    ) -> tuple[list[Send | str], dict[str, Result]]:
+        """One Send for each task without a result; results for those that nobody can do."""
         sends: list[Send | str] = []
         unable: dict[str, Result] = {}
         for task in plan.order:
@@ -52,80 +98,160 @@ class Supervisor:
             choice = self._blueprint.router.choose(task)
             if choice.agents:
                 sends.append(Send(choice.agents[0], {"task": task.id}))
-            else:
-                moment = now()
-                unable[task.id] = Result(
-                    task=task.id, status=Status.FAILED, error=choice.reason, started=moment, ended=moment
-                )
-                emit(TaskEnded(path=call.path, task=task.id, result=unable[task.id]))
-        results = {**results, **unable}
-        if unable or update:
-            raw = {task: encode_result(result, self._blueprint.roster) for task, result in unable.items()}
-            update["results"] = Overwrite(raw) if update else raw
-        if sends:
-            emit(PlanReady(path=call.path, plan=plan, finished=results))
-            call.begin(
-                Turn(
-                    id=turn_id({**state, **update}),
-                    request=state["request"],
-                    plan=plan,
-                    results=results,
-                    given=state.get("given") or {},
-                    **await context(self._blueprint, {**state, **update}, runtime.store, user_of(config)),
-                )
+                continue
+            moment = now()
+            unable[task.id] = Result(
+                task=task.id, status=Status.FAILED, error=choice.reason, started=moment, ended=moment
             )
-            return Command(update=update, goto=[*sends, "gather"])
-        answer = compose(plan, results)
-        emit(TurnEnded(path=call.path, answer=answer))
-        message = AIMessage(answer, id=answer_id(state.get("asked", "")))
-        return Command(update={**update, "answer": answer, "messages": [message]})
+            desk.emit(TaskEnded, {"task": task.id, "result": unable[task.id]})
+        return sends, unable
 
-    async def _plan(self, state: Mapping[str, Any]) -> Plan:
-        blueprint = self._blueprint
+
+@dataclass(frozen=True, slots=True)
+class _Desk:
+    """What the supervisor works with in one call."""
+
+    blueprint: Blueprint
+    call: Call
+    state: Mapping[str, Any]
+    config: RunnableConfig
+    runtime: Runtime[Any]
+
+    def emit(self, kind: type[Event], what: Mapping[str, Any]) -> None:
+        self.runtime.stream_writer(kind(path=self.call.path, **what))
+
+    def _scope(self, who: str, number: int = 1) -> Scope:
+        call = self.call
+        return Scope(
+            task="",
+            agent=who,
+            key="/".join((*call.path, who, str(number))),
+            account=call.funds.account,
+            purse=call.funds,
+            terms=call.funds.terms,
+            emit=self.emit,
+            tape=call.tape,
+        )
+
+    async def plan(self) -> Plan:
+        """Make the turn's plan.
+
+        Raises:
+            PlanError: There is none that can be carried out.
+        """
+        blueprint = self.blueprint
         if blueprint.plan is not None:
             return blueprint.plan
         assert blueprint.planner is not None  # noqa: S101 -- compile gave one or the other
-        reviewers = {agent.name for review in blueprint.reviews.values() for agent in review.reviewers}
-        agents = [blueprint.roster[name] for name in sorted(blueprint.roster.keys() - reviewers)]
-        made: Any = blueprint.planner.plan(state["request"], agents=agents, messages=state.get("messages") or ())
-        plan = await made if inspect.isawaitable(made) else made
-        if not isinstance(plan, Plan):
-            raise PlanError(f"The planner returned a {type(plan).__name__}, not a Plan.")
-        check_plan(plan, blueprint.roster, limit=blueprint.max_tasks)
-        for task in plan.tasks:
-            for agent in blueprint.candidates(task)[:1]:
-                try:
-                    bind(agent, blueprint.types_into(task, plan))
-                except WorkflowError as error:
-                    raise PlanError(f"Task {task.id!r} can't be given to {agent.name!r}. {error}") from error
-        return plan
-
-    def _new_turn(self, state: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
-        """What starts a turn: the plan, no results, and the last turn put into the history."""
-        update: dict[str, Any] = {
-            "plan": plan.model_dump(mode="json", exclude_defaults=True),
-            "planned": {key: state.get(key, "") for key in ("asked", "opening", "request")},
-            "turn": state.get("turn", 0) + 1,
-            "answer": None,
+        offered = {
+            "agents": blueprint.team,
+            "messages": self.state.get("messages") or (),
+            "known": await self._known(),
+            "limit": blueprint.max_tasks,
+            "check": blueprint.check,
         }
-        if "plan" in state:
-            answer: str | None = state.get("answer")
-            dropped: list[Any] = state.get("dropped") or []
-            past = PastTurn(
-                turn=state["turn"],
-                opening=state["planned"].get("opening", ""),
-                request=state["planned"]["request"],
-                answer=answer or "",
-                ended="answered" if answer is not None else "superseded" if dropped else "stopped",
-                dropped=dropped,
-                results=dict(cast("Results", state["results"]).raw),
-            )
-            update["history"] = [*(state.get("history") or ()), past]
-        return update
+        with self._scope("planner") as scope:
+            try:
+                made: Any = blueprint.planner.plan(self.state["request"], **wanted_by(blueprint.planner.plan, offered))
+                plan = blueprint.check(await made if inspect.isawaitable(made) else made)
+            except NoPlan as error:
+                plan = self._stand_in(error)
+        return plan.model_copy(update={"usage": plan.usage + scope.usage, "notes": (*plan.notes, *scope.notes)})
+
+    def _stand_in(self, error: NoPlan) -> Plan:
+        """The workflow's own plan, where the planner has none."""
+        try:
+            plan = self.blueprint.own_plan()
+        except WorkflowError as other:
+            raise PlanError(f"{error} Nor does the workflow itself have one: {other}") from error
+        return plan.model_copy(update={"repairs": (f"{error}; so the plan follows from the {plan.made_by}",)})
+
+    async def review(self, plan: Plan, results: Mapping[str, Result]) -> Plan:
+        """Have the finished work judged; return the plan with the judgement, and with the tasks that it adds."""
+        reviewer = self.blueprint.reviewer
+        if reviewer is None or not self._may_judge(reviewer, plan, results):
+            return plan
+        blueprint, number = self.blueprint, len(plan.judgements) + 1
+        briefing = Briefing(
+            agents=blueprint.team,
+            messages=self.state.get("messages") or (),
+            known=await self._known(),
+            limit=blueprint.max_tasks,
+            check=blueprint.check,
+        )
+        with self._scope("reviewer", number) as scope:
+            try:
+                judgement, added = await reviewer.judge(self.state["request"], plan, results, briefing)
+            except AgentError as error:  # the work stands without it
+                judgement, added = Judgement(answered=None, missing=(f"not reviewed: {describe(error)}",)), ()
+        if number > reviewer.rounds:
+            judgement, added = judgement.model_copy(update={"added": ()}), ()
+        self.emit(WorkReviewed, {"judgement": judgement})
+        return plan.model_copy(
+            update={
+                "tasks": (*plan.tasks, *added),
+                "judgements": (*plan.judgements, judgement),
+                "usage": plan.usage + scope.usage,
+                "notes": (*plan.notes, *scope.notes),
+            }
+        ).checked()
+
+    def _may_judge(self, reviewer: Reviewer, plan: Plan, results: Mapping[str, Result]) -> bool:
+        """Whether there is anything to judge that was not judged yet."""
+        said = plan.judgements
+        return not said or (len(said) <= reviewer.rounds and bool(said[-1].added) and not goes_round(plan, results))
+
+    async def _known(self) -> dict[str, Any]:
+        store, user = self.runtime.store, user_of(self.config)
+        memos = await Memory(store, user).all() if store is not None and user else []
+        return {memo.key: memo.value for memo in memos}
 
 
-def compose(plan: Plan, results: Mapping[str, Result]) -> str:
-    """Write the answer: what the plan's last tasks produced, and what is missing and why."""
+def wanted_by(function: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of some arguments that a function takes."""
+    parameters = inspect.signature(function).parameters
+    if any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
+        return dict(offered)
+    return {name: value for name, value in offered.items() if name in parameters}
+
+
+def _stored(plan: Plan) -> dict[str, Any]:
+    return plan.model_dump(mode="json", exclude_defaults=True)
+
+
+def _new_turn(state: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
+    """What starts a turn: the plan, no results, and the last turn put into the history."""
+    update: dict[str, Any] = {
+        "plan": _stored(plan),
+        "planned": {key: state.get(key, "") for key in ("asked", "opening", "request")},
+        "turn": state.get("turn", 0) + 1,
+        "answer": None,
+        "halfway": Overwrite({}),
+    }
+    if "plan" in state:
+        answer: str | None = state.get("answer")
+        dropped: list[Any] = state.get("dropped") or []
+        past = PastTurn(
+            turn=state["turn"],
+            opening=state["planned"].get("opening", ""),
+            request=state["planned"]["request"],
+            answer=answer or "",
+            ended="answered" if answer is not None else "superseded" if dropped else "stopped",
+            dropped=dropped,
+            results=dict(cast("Results", state["results"]).raw),
+        )
+        update["history"] = [*(state.get("history") or ()), past]
+    return update
+
+
+def compose(plan: Plan, results: Mapping[str, Result], used_up: Sequence[str] = ()) -> str:
+    """Write the answer: what the plan's last tasks produced, and what is missing and why.
+
+    Args:
+        plan: The plan.
+        results: How its tasks ended.
+        used_up: A line for each budget that was hit.
+    """
     sinks = [results[task.id] for task in plan.sinks]
     parts = [
         text_of(result.output) if len(sinks) == 1 else f"## {result.task}\n\n{text_of(result.output)}"
@@ -137,4 +263,16 @@ def compose(plan: Plan, results: Mapping[str, Result]) -> str:
     if failed or lost:
         lines = [f"- {failure(r)}" for r in failed] + [f"- {r.task} was skipped: {r.error}" for r in lost]
         parts.append("\n".join(["Missing from this answer:", *lines]))
+    if plan.judgements and not (last := plan.judgements[-1]).answered:
+        parts.append(_judged(last))
+    if used_up:
+        parts.append("\n".join(["A budget was hit:", *(f"- {line}" for line in used_up)]))
     return "\n\n".join(parts)
+
+
+def _judged(last: Judgement) -> str:
+    """What a review had against the work."""
+    if last.answered is None:
+        return f"This work was {'; '.join(last.missing)}"
+    lines = [f"- missing: {each}" for each in last.missing] + [f"- contradicts: {each}" for each in last.contradictions]
+    return "\n".join(["The review of this work found:", *(lines or ["- the request is not answered"])])

@@ -6,14 +6,16 @@ A plan is an acyclic graph of tasks. It is checked when it is made, so that whoe
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import cached_property
 from typing import Any, Literal, Self
 
+import pydantic_core
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from orchestra.errors import PlanError, TaskUnsuccessful
 from orchestra.shown import Shown
@@ -22,6 +24,11 @@ from orchestra.shown import Shown
 def now() -> datetime:
     """The present moment, in UTC."""
     return datetime.now(UTC)
+
+
+def text_of(output: Any) -> str:
+    """An output as a person, or a model, can read it: text as it is, anything else as JSON."""
+    return output if isinstance(output, str) else pydantic_core.to_json(output, indent=2, fallback=str).decode()
 
 
 class Task(BaseModel):
@@ -34,6 +41,7 @@ class Task(BaseModel):
         capability: The capability wanted, by name; `None` lets routing judge by the instruction.
         needs: Ids of the tasks whose outputs this one receives.
         optional: Those of `needs` it can do without; their failure leaves the input out.
+        added_by: The task whose agent handed this one on; `None` for all others.
         wait: Not before this moment, or this long after its inputs are there. A task that waits holds nothing; the run
             ends as waiting and `tick` continues it. A moment without a timezone is in UTC.
     """
@@ -46,7 +54,63 @@ class Task(BaseModel):
     capability: str | None = None
     needs: tuple[str, ...] = ()
     optional: frozenset[str] = frozenset()
+    added_by: str | None = None
     wait: timedelta | datetime | None = None
+
+
+class Usage(BaseModel):
+    """What language models were used for something.
+
+    Attributes:
+        calls: Calls of models.
+        input_tokens: Tokens of prompts.
+        output_tokens: Tokens of answers.
+        money: What that cost, in the currency of the price table; 0 where no price is known.
+        estimated: Whether part of the tokens is an upper bound, because an endpoint did not report them.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    calls: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    money: float = 0.0
+    estimated: bool = False
+
+    @property
+    def tokens(self) -> int:
+        """All tokens."""
+        return self.input_tokens + self.output_tokens
+
+    def __add__(self, other: Usage) -> Usage:
+        """Both together."""
+        return Usage(
+            calls=self.calls + other.calls,
+            input_tokens=self.input_tokens + other.input_tokens,
+            output_tokens=self.output_tokens + other.output_tokens,
+            money=self.money + other.money,
+            estimated=self.estimated or other.estimated,
+        )
+
+
+class Judgement(BaseModel):
+    """What a review of the finished work says.
+
+    Attributes:
+        answered: Whether the request is answered; `None` if nobody could judge.
+        missing: What is missing, in words.
+        contradictions: What contradicts, in words.
+        added: Ids of the tasks that were added for it.
+        by: Who judged.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    answered: bool | None
+    missing: tuple[str, ...] = ()
+    contradictions: tuple[str, ...] = ()
+    added: tuple[str, ...] = ()
+    by: str = ""
 
 
 class Plan(Shown, BaseModel):
@@ -55,6 +119,10 @@ class Plan(Shown, BaseModel):
     Attributes:
         tasks: The tasks, in any order; `order` gives them so that every task follows what it needs.
         made_by: Who made it: "edges", "types", or a planner's name.
+        repairs: What had to be changed in a model's draft to make a plan of it.
+        notes: What had to be asked again while it was made, and while the work was reviewed.
+        judgements: What reviews of the finished work said, in order; see `ModelReviewer`.
+        usage: The calls of models that planning and reviewing took.
 
     Raises:
         PlanError: Two tasks share an id, a need names no task, or tasks need each other in a cycle.
@@ -64,6 +132,10 @@ class Plan(Shown, BaseModel):
 
     tasks: tuple[Task, ...]
     made_by: str = "planner"
+    repairs: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    judgements: tuple[Judgement, ...] = ()
+    usage: Usage = Usage()
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -80,6 +152,10 @@ class Plan(Shown, BaseModel):
                 raise PlanError(f"Task {task.id!r} marks {sorted(stray)} as optional but does not need them.")
         _ = self.order
         return self
+
+    def checked(self) -> Plan:
+        """The same plan, validated anew: a copy with other tasks has not been yet."""
+        return Plan.model_validate(self.model_dump())
 
     @cached_property
     def by_id(self) -> Mapping[str, Task]:
@@ -137,6 +213,33 @@ class Review(BaseModel):
     revised: Any = None
 
 
+@pydantic_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class OutOfScope:
+    """What an agent returns in place of its output if a task is beyond it: another agent gets it.
+
+    Attributes:
+        reason: Why, in words. If nobody can do the task, this is its result.
+    """
+
+    reason: str = Field(min_length=1, max_length=500)
+
+
+@pydantic_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Delegate:
+    """What an agent returns, beside its output or in place of it, to have a part of the work done by another.
+
+    In place of an output, the agent gets the task again with what came of it in `Assignment.delegated`. Beside one
+    (`return output, Delegate(...)`), what came of it goes to whoever needs the agent's own task.
+
+    Attributes:
+        instruction: What is to be done, in words.
+        capability: The capability wanted, by name; `None` lets routing judge by the instruction.
+    """
+
+    instruction: str = Field(min_length=1, max_length=4000)
+    capability: str | None = None
+
+
 MOST_MEMOS = 1000
 """Memos of one user at most: all of them reach every agent."""
 
@@ -188,6 +291,7 @@ class Assignment:
         rejections: Reviews of earlier drafts of this task, oldest first.
         idempotency_key: The same at every attempt of this task in this turn, also after a crash.
         attempt: The number of this try on this agent, from 1.
+        delegated: What came of what this task handed on before, in order; see `Delegate`.
         notes: What this try wants remembered or forgotten so far; see `remember`.
     """
 
@@ -203,6 +307,7 @@ class Assignment:
     user: str = ""
     rejections: tuple[Review, ...] = ()
     attempt: int = 1
+    delegated: tuple[Result, ...] = ()
     notes: list[Memo] = field(default_factory=list["Memo"], repr=False)
 
     def remember(self, key: str, value: Any, *, kind: Literal["preference", "fact"] = "preference") -> None:
@@ -259,6 +364,9 @@ class Attempt(BaseModel):
         outcome: How it ended: "ok", "error" (the agent raised), "timeout", "malformed" (the output is not of the
             declared type), or "crashed" (the process ended while it ran; known only where attempts are recorded).
         error: What went wrong, in one line.
+        notes: What had to be cut to fit into a model's prompt, and what was wrong with each answer that could not be
+            used as it was, with what was done about it.
+        usage: The calls of language models it made.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -267,8 +375,24 @@ class Attempt(BaseModel):
     number: int
     started: datetime
     seconds: float
-    outcome: Literal["ok", "error", "timeout", "malformed", "crashed"] = "ok"
+    outcome: Literal["ok", "error", "timeout", "malformed", "declined", "crashed"] = "ok"
     error: str | None = None
+    notes: tuple[str, ...] = ()
+    usage: Usage = Usage()
+
+
+class Added(BaseModel):
+    """A task that an agent added to the plan by handing work on.
+
+    Attributes:
+        task: The task.
+        for_asker: Whether the agent itself needed what came of it; else whoever needs the agent's own task does.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    task: Task
+    for_asker: bool
 
 
 class Result(Shown, BaseModel):
@@ -282,6 +406,7 @@ class Result(Shown, BaseModel):
         error: Why there is no output, in one line.
         attempts: Every try, in order.
         reviews: Every review of a draft, in order.
+        added: The tasks it added to the plan by handing work on.
         edited: Whether a person put this output in place of the agent's, on a branch of its own.
         started: When the first attempt began; for a task that never began, when that was clear.
         ended: When it was settled.
@@ -296,9 +421,15 @@ class Result(Shown, BaseModel):
     error: str | None = None
     attempts: tuple[Attempt, ...] = ()
     reviews: tuple[Review, ...] = ()
+    added: tuple[Added, ...] = ()
     edited: bool = False
     started: datetime
     ended: datetime
+
+    @property
+    def usage(self) -> Usage:
+        """The calls of language models that all its attempts made."""
+        return sum((attempt.usage for attempt in self.attempts), Usage())
 
     @property
     def ok(self) -> bool:
@@ -314,6 +445,32 @@ class Result(Shown, BaseModel):
         if not self.ok:
             raise TaskUnsuccessful(failure(self))
         return self.output
+
+
+def added_by(results: Iterable[Mapping[str, Any]]) -> list[Added]:
+    """The tasks that agents have added to a plan, from their results as JSON."""
+    return [Added.model_validate(each) for raw in results for each in raw.get("added", ())]
+
+
+def grown(plan: Plan, added: Iterable[Added]) -> Plan:
+    """A plan with the tasks that agents have added to it by handing work on; the same plan if there are no others."""
+    new = [each for each in added if each.task.id not in plan.by_id]
+    if not new:
+        return plan
+    tasks = {task.id: task for task in plan.tasks}
+    for each in sorted(new, key=lambda each: (len(each.task.id), each.task.id)):
+        asker, one = each.task.added_by or "", each.task
+        for task in list(tasks.values()):
+            if task.id == asker if each.for_asker else asker in task.needs and task.added_by is None:
+                needs, optional = (*task.needs, one.id), task.optional | {one.id}
+                tasks[task.id] = task.model_copy(update={"needs": needs, "optional": optional})
+        tasks[one.id] = one
+    return plan.model_copy(update={"tasks": tuple(tasks.values())}).checked()
+
+
+def used(plan: Plan | None, results: Iterable[Result]) -> Usage:
+    """The calls of language models that a turn has made so far."""
+    return sum((result.usage for result in results), plan.usage if plan is not None else Usage())
 
 
 def failure(result: Result) -> str:

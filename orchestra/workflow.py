@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -19,9 +19,11 @@ from checkpoints import SQLAlchemySaver
 from orchestra.agents import Agent, Parameter, Team, bind, produces, stands_in, type_name
 from orchestra.attempts import Reviewing
 from orchestra.blueprint import Blueprint
+from orchestra.budgets import Budget, ModelTerms
 from orchestra.errors import WorkflowError
 from orchestra.graph import CompiledWorkflow
 from orchestra.ownstate import own_keys
+from orchestra.planners import Reviewer
 from orchestra.planning import Planner, check_plan, plan_from_edges, plan_from_types
 from orchestra.routing import Embed, Router
 from orchestra.shown import Shown
@@ -51,6 +53,11 @@ class Workflow(Shown, StateGraph[Any, Any, Any, Any]):
             pydantic model. Agents see it as `Assignment.state` and update it beside their output.
         history: How many earlier turns agents see, with their messages; all by default.
         max_tasks: How many tasks a plan may have.
+        reviewer: Judges the finished work of each turn, and may add tasks; see `ModelReviewer`.
+        budget: What a turn may take; it ends with what it has when that is used up.
+        user_budget: What all turns of a user may take in a day, in UTC; kept in the store. `seconds` is for runs only.
+        models: Prices and rate limits by the model's name, as its client has it.
+        max_handed_on: How often agents may hand on work in one turn; see `Delegate`.
         embed: Replaces n-grams as routing's measure of similarity.
 
     Raises:
@@ -70,6 +77,11 @@ class Workflow(Shown, StateGraph[Any, Any, Any, Any]):
         state_schema: Any = None,
         history: int | None = None,
         max_tasks: int = 10_000,
+        reviewer: Reviewer | None = None,
+        budget: Budget | None = None,
+        user_budget: Budget | None = None,
+        models: Mapping[str, ModelTerms] | None = None,
+        max_handed_on: int = 16,
         embed: Embed | None = None,
     ) -> None:
         if not re.fullmatch(r"[\w.-]+", name):
@@ -82,7 +94,14 @@ class Workflow(Shown, StateGraph[Any, Any, Any, Any]):
             )
         self.name = name
         self.planner = planner
+        self.reviewer = reviewer
+        self.budget = budget
+        self.user_budget = user_budget
+        self.models = dict(models or {})
         self.check = check
+        self._max_handed_on = max_handed_on
+        if user_budget is not None and user_budget.seconds is not None:
+            raise WorkflowError(f"Workflow {name!r}: seconds are for the budget of a run, not for user_budget.")
         self.example = example
         self.roster: dict[str, Agent] = {}
         self.defined_in: str = sys._getframe(1).f_globals.get("__name__", "")  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] -- as namedtuple does
@@ -329,6 +348,10 @@ class Workflow(Shown, StateGraph[Any, Any, Any, Any]):
             max_tasks=self._max_tasks,
             history=self._history,
             own={key: cast("Any", self.channels[key]) for key in self._own.annotations},
+            own_plan=self.make_plan,
+            reviewer=self.reviewer,
+            max_handed_on=self._max_handed_on,
+            spares=frozenset(spare for spares in self._backups.values() for spare in spares),
         )
         self._check_reviewers(blueprint)
         return blueprint
@@ -344,7 +367,7 @@ class Workflow(Shown, StateGraph[Any, Any, Any, Any]):
                     )
                 if blueprint.plan is not None and (task := blueprint.plan.by_id.get(author)) is not None:
                     seen = blueprint.types_into(task, blueprint.plan) | {author: self.roster[author].output}
-                    bind(reviewer, seen, where="among the author's inputs and the draft")
+                    bind(reviewer, seen, where="among the author's inputs and the draft", first=author)
 
     def __repr__(self) -> str:
         """Show the name and the agents."""

@@ -28,13 +28,14 @@ from orchestra.commands.output import (
     program,
     say,
 )
-from orchestra.outputs import text_of
 from orchestra.references import load
+from orchestra.replays import Replayed
 from orchestra.run import Run
 from orchestra.runs import Orchestra, Ticked
 from orchestra.show.terminal import answer, display
 from orchestra.show.theme import clean, when
 from orchestra.snapshots import Outcome, RunInfo, RunState
+from orchestra.tasks import text_of
 from orchestra.timers import question_of
 
 
@@ -48,7 +49,12 @@ def run(arguments: argparse.Namespace) -> int:
 
     async def start(orchestra: Orchestra) -> Run:
         return await orchestra.start(
-            workflow, request, thread_id=arguments.thread, user=arguments.user, supersede=arguments.supersede
+            workflow,
+            request,
+            thread_id=arguments.thread,
+            user=arguments.user,
+            supersede=arguments.supersede,
+            record=arguments.record,
         )
 
     if not arguments.json:
@@ -97,6 +103,26 @@ def fork(arguments: argparse.Namespace) -> int:
         )
 
     return asyncio.run(_follow(arguments, begin))
+
+
+def replay(arguments: argparse.Namespace) -> int:
+    """Play a recorded run back."""
+    must_have_runs(arguments.db)
+
+    async def play() -> Replayed:
+        async with Orchestra(arguments.db) as orchestra:
+            return await orchestra.replay(arguments.thread, workflow=load(arguments.graph) if arguments.graph else None)
+
+    with contextlib.redirect_stdout(sys.stderr):  # agents run again, and may print
+        replayed = asyncio.run(play())
+    calls = "1 call" if replayed.calls == 1 else f"{replayed.calls} calls"
+    text = f"{clean(arguments.thread)}: {calls} of models answered from the recording, none made. "
+    if replayed.same:
+        text += "The same run."
+    else:
+        text += f"Other results now: {clean(', '.join(replayed.different))}. Models and tools said the same as then."
+    say(arguments, text, {"thread": arguments.thread, "calls": replayed.calls, "different": [*replayed.different]})
+    return DONE if replayed.same else FAILED
 
 
 def tick(arguments: argparse.Namespace) -> int:
@@ -150,7 +176,9 @@ async def _follow(arguments: argparse.Namespace, begin: Callable[[Orchestra], An
         if arguments.json:  # standard output is for the machine, whatever agents print
             stack.enter_context(contextlib.redirect_stdout(sys.stderr))
         orchestra = await stack.enter_async_context(Orchestra(arguments.db))
-        run: Run | None = await begin(orchestra)
+        thinking = where.status("Planning …") if where.is_terminal and not arguments.json else contextlib.nullcontext()
+        with thinking:
+            run: Run | None = await begin(orchestra)
         if run is not None:
             outcome = await _show(run, where, arguments)
         info = await orchestra.info(run.thread_id if run is not None else arguments.thread)

@@ -104,5 +104,6 @@ def as_json(info: RunInfo) -> dict[str, Any]:
         "questions": [{"id": question.id, "value": question_of(question)} for question in info.questions],
         "due": info.due.isoformat() if info.due else None,
         "waiting": list(info.waiting),
+        "recorded": info.recorded,
         "teams": {task: as_json(team) for task, team in info.teams.items()},
     }

@@ -12,7 +12,7 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 from orchestra.show.markdown import markdown
 from orchestra.show.theme import SIGNS, clean, duration, escape, one_line, style, when
 from orchestra.snapshots import Comparison, History, Moment, Outcome, RunInfo, TaskChange
-from orchestra.tasks import Attempt, Plan, Result, Review, Task
+from orchestra.tasks import Attempt, Plan, Result, Review, Task, Usage
 
 _LONG = 1200
 """From how many characters on an output is folded away."""
@@ -262,7 +262,15 @@ def how(result: Result) -> str:
     if result.attempts:
         said.append(duration(sum(attempt.seconds for attempt in result.attempts)))
         said += [f"{len(result.attempts)} attempts"] if len(result.attempts) > 1 else []
+        said += [tokens(result.usage)] if result.usage.calls else []
     return f'<span class="muted">{" · ".join(said)}</span>'
+
+
+def tokens(usage: Usage) -> str:
+    """What models were used, in words."""
+    about = "up to " * usage.estimated
+    calls = "1 call" if usage.calls == 1 else f"{usage.calls:,} calls"
+    return f"{calls}, {about}{usage.tokens:,} tokens" + (f", {about}{usage.money:,.4g} in money" if usage.money else "")
 
 
 def result_body(result: Result) -> str:
@@ -271,6 +279,9 @@ def result_body(result: Result) -> str:
     if len(result.attempts) > 1 or not all(_ok(attempt) for attempt in result.attempts):
         rows = [_attempt_cells(attempt) for attempt in result.attempts]
         parts.append(table(f"Attempts on {result.task}", _ATTEMPT_HEADS, rows))
+    if said := [note for attempt in result.attempts for note in attempt.notes]:
+        listed = "".join(f"<li>{escape(note)}</li>" for note in said)
+        parts.append(f"<p>What its model got, and what was repaired</p><ul>{listed}</ul>")
     if result.reviews:
         parts.append(f"<p>Reviews</p><ol>{''.join(map(_review, result.reviews))}</ol>")
     if result.ok:

@@ -13,12 +13,18 @@ from orchestra.events import (
     Event,
     FellBack,
     PlanReady,
+    TaskAdded,
     TaskDeferred,
     TaskEnded,
     TaskStarted,
     TaskWaiting,
+    TokensArrived,
+    WorkReviewed,
 )
 from orchestra.tasks import Result, Task
+
+_LONGEST_LINE = 160
+"""Characters of what a model says that are kept: its end."""
 
 
 @dataclass(slots=True)
@@ -55,6 +61,7 @@ class Row:
         started: When its work began.
         ended: When it was settled.
         note: What a person should know besides.
+        said: The last line of what its model is saying.
         restored: Whether it was finished before this run.
         planned: When its plan was made.
         attempts: Every attempt so far, a reviewer's included, in the order they began.
@@ -67,6 +74,7 @@ class Row:
     started: datetime | None = None
     ended: datetime | None = None
     note: str = ""
+    said: str = ""
     restored: bool = False
     planned: datetime | None = None
     attempts: list[Bar] = field(default_factory=list[Bar])
@@ -85,8 +93,13 @@ class Row:
 
 @dataclass(slots=True)
 class Progress:
-    """All tasks of a run. Feed it events; read `rows`."""
+    """All tasks of a run. Feed it events; read `rows`.
 
+    Attributes:
+        said: The last line of what the supervisor's model is saying, while it plans or reviews.
+    """
+
+    said: str = ""
     _rows: dict[tuple[tuple[str, ...], str], Row] = field(default_factory=dict[tuple[tuple[str, ...], str], Row])
 
     @classmethod
@@ -136,45 +149,32 @@ class Progress:
 
     def apply(self, event: Event) -> Row | None:
         """Take in an event and return the row it changed, if it is about one task."""
-        if isinstance(event, PlanReady):
-            self._add(event)
-            return None
-        row = self._rows.get((event.path, getattr(event, "task", "").removesuffix(".review")))
-        if row is None:
-            return None
-        if isinstance(event, TaskStarted):
-            _cut(row, event.at, "ok")  # a reviewer begins when the draft is there
-            row.attempts.append(Bar(event.agent, event.attempt, event.at))
         match event:
-            case TaskStarted() if event.task != row.task.id:
-                row.note = f"under review by {event.agent}"
-            case TaskStarted():
-                row.state, row.agent = "running", event.agent
-                row.note = "" if event.attempt == 1 else f"try {event.attempt}"
-                row.started = row.started or event.at
-            case AttemptFailed():
-                row.note = event.attempt.error or event.attempt.outcome
-                _end(row, event.attempt.agent, event.at, event.attempt.outcome, event.attempt.error or "")
-                row.state = "running" if event.retry_in is None else "retrying"
-            case FellBack():
-                row.note = f"{event.from_agent} gave up: {event.reason}"
-            case DraftReviewed():
-                verdict = "approved" if event.review.approved else "rejected: " + "; ".join(event.review.reasons)
-                row.note = f"round {event.round} {verdict}"
-                _end(row, event.reviewer, event.at, "ok")
-            case TaskWaiting():
-                row.state = "waiting"
-                _cut(row, event.at, "suspended")
-            case TaskDeferred():
-                row.state, row.note = "deferred", "left for resume"
-            case TaskEnded():
-                row.state, row.agent = str(event.result.status), event.result.agent or row.agent
-                row.started = row.started or (event.result.started if event.result.attempts else None)
-                row.ended, row.note = event.result.ended, event.result.error or row.note
-                row.attempts = _bars(event.result)
-            case _:
+            case PlanReady():
+                self.said = ""
+                self._add(event)
                 return None
-        return row
+            case WorkReviewed():
+                self.said = ""
+                return None
+            case TokensArrived(task=""):
+                self.said = _last_line(self.said, event.text)
+                return None
+            case TaskAdded():
+                self._insert(event)
+            case _:
+                pass
+        row = self._rows.get((event.path, getattr(event, "task", "").removesuffix(".review")))
+        return row if row is not None and _changed(row, event) else None
+
+    def _insert(self, event: TaskAdded) -> None:
+        """Put a task that was handed on before the one that waits for it."""
+        rows: dict[tuple[tuple[str, ...], str], Row] = {}
+        for key, row in self._rows.items():
+            if key == (event.path, event.task):
+                rows.setdefault((event.path, event.added.id), Row(event.path, event.added, planned=event.at))
+            rows[key] = row
+        self._rows = rows
 
     def _add(self, event: PlanReady) -> None:
         for task in event.plan.order:
@@ -183,6 +183,53 @@ class Progress:
                 row.state, row.agent, row.restored = str(result.status), result.agent or "", True
                 row.started, row.ended = result.started, result.ended
                 row.attempts = _bars(result)
+
+
+def _changed(row: Row, event: Event) -> bool:
+    """Change a row by an event; whether the event is one that does."""
+    match event:
+        case TokensArrived():
+            row.said = _last_line(row.said, event.text)
+        case TaskAdded():
+            row.note = f"waits for {event.added.id}"
+        case TaskStarted():
+            _cut(row, event.at, "ok")  # a reviewer begins when the draft is there
+            row.attempts.append(Bar(event.agent, event.attempt, event.at))
+            if event.task != row.task.id:
+                row.note = f"under review by {event.agent}"
+            else:
+                row.state, row.agent, row.said = "running", event.agent, ""
+                row.note = "" if event.attempt == 1 else f"try {event.attempt}"
+                row.started = row.started or event.at
+        case AttemptFailed():
+            row.note = event.attempt.error or event.attempt.outcome
+            _end(row, event.attempt.agent, event.at, event.attempt.outcome, event.attempt.error or "")
+            row.state = "running" if event.retry_in is None else "retrying"
+        case FellBack():
+            row.note = f"{event.from_agent} gave up: {event.reason}"
+        case DraftReviewed():
+            verdict = "approved" if event.review.approved else "rejected: " + "; ".join(event.review.reasons)
+            row.note = f"round {event.round} {verdict}"
+            _end(row, event.reviewer, event.at, "ok")
+        case TaskWaiting():
+            row.state = "waiting"
+            _cut(row, event.at, "suspended")
+        case TaskDeferred():
+            row.state, row.note = "deferred", "left for resume"
+        case TaskEnded():
+            row.state, row.agent = str(event.result.status), event.result.agent or row.agent
+            row.started = row.started or (event.result.started if event.result.attempts else None)
+            row.ended, row.note = event.result.ended, event.result.error or row.note
+            row.attempts = _bars(event.result)
+        case _:
+            return False
+    return True
+
+
+def _last_line(before: str, text: str) -> str:
+    """The last line of a text that goes on; the line before it, as long as that one is empty."""
+    lines = f"{before}{text}".rstrip("\n").split("\n")
+    return lines[-1][-_LONGEST_LINE:]
 
 
 def _bars(result: Result) -> list[Bar]:

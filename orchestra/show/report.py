@@ -20,7 +20,7 @@ from orchestra.show.progress import Progress
 from orchestra.show.theme import duration, escape, one_line, when
 from orchestra.show.timeline import timeline_svg
 from orchestra.snapshots import RunInfo, RunState, past_events
-from orchestra.tasks import Result, Task
+from orchestra.tasks import Plan, Result, Task, Usage
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
@@ -77,7 +77,7 @@ def report(info: RunInfo, *, history: Sequence[Mapping[str, Any]] = ()) -> str:
         ("request", "Request", f'<div class="text">{escape(info.request)}</div>'),
         ("answer", "Answer", _answer(info)),
         ("questions", "Open questions", html.questions(info.questions) if info.questions else ""),
-        ("plan", "Plan", _picture("Plan", plan_svg(progress)) if info.plan else ""),
+        ("plan", "Plan", _picture("Plan", plan_svg(progress)) + _planning(info.plan) if info.plan else ""),
         ("timeline", "Timeline", _picture("Timeline", timeline_svg(progress, now)) if info.raw else ""),
         ("results", "Results", "".join(_tasks(info, "task", 3))),
         ("costs", "Costs", _costs(info, progress, now) if info.raw else ""),
@@ -190,14 +190,58 @@ def _costs(info: RunInfo, progress: Progress, now: datetime | None) -> str:
         "Retries by the same agent": str(sum(attempt.number > 1 for attempt in attempts)),
         "Tasks that went on to another agent": str(sum(map(_fell_back, results))),
         "Reviews": str(sum(len(result.reviews) for result in results)),
-    }
+    } | _models(info)
     seconds: Counter[str] = Counter()
     for attempt in attempts:
         seconds[attempt.agent] += attempt.seconds  # pyright: ignore[reportArgumentType] -- a Counter counts seconds as well
     tries = Counter(attempt.agent for attempt in attempts)
-    agents = [(escape(agent), str(tries[agent]), duration(spent)) for agent, spent in seconds.most_common()]
+    by_agent: dict[str, Usage] = {}
+    for attempt in attempts:
+        by_agent[attempt.agent] = by_agent.get(attempt.agent, Usage()) + attempt.usage
+    agents = [
+        (escape(agent), str(tries[agent]), duration(spent), *_spent(by_agent[agent]))
+        for agent, spent in seconds.most_common()
+    ]
     return html.table("The run in numbers", ("Measure", "Value"), list(measures.items())) + html.table(
-        "By agent", ("Agent", "#Attempts", "#Work"), agents
+        "By agent", ("Agent", "#Attempts", "#Work", "#Calls of models", "#Tokens"), agents
+    )
+
+
+def _models(info: RunInfo) -> dict[str, str]:
+    """What language models were used in all."""
+    spent = info.usage
+    if not spent.calls:
+        return {}
+    about = "up to " * spent.estimated
+    told = {
+        "Calls of language models": f"{spent.calls:,}",
+        "Tokens": f"{about}{spent.tokens:,} ({spent.input_tokens:,} in, {spent.output_tokens:,} out)",
+    }
+    return told | ({"Money": f"{about}{spent.money:,.4g}"} if spent.money else {})
+
+
+_VERDICTS = {True: ("succeeded", "answered"), False: ("failed", "not answered"), None: ("skipped", "not reviewed")}
+
+
+def _spent(usage: Usage) -> tuple[str, str]:
+    return (f"{usage.calls:,}", f"{usage.tokens:,}") if usage.calls else ("", "")
+
+
+def _planning(plan: Plan) -> str:
+    """Who made the plan, what had to be repaired, and what reviews of the work said."""
+    repaired = "".join(f"<li>{escape(repair)}</li>" for repair in plan.repairs)
+    asked = "".join(f"<li>{escape(note)}</li>" for note in plan.notes)
+    judged = "".join(
+        f"<li>{html.state(*_VERDICTS[each.answered])} "
+        f"{escape('; '.join((*each.missing, *each.contradictions)))}"
+        f"{escape(' (added ' + ', '.join(each.added) + ')') if each.added else ''}</li>"
+        for each in plan.judgements
+    )
+    return (
+        f'<p class="muted">Made by {escape(plan.made_by)}.</p>'
+        + (f"<p>Repaired</p><ul>{repaired}</ul>" if repaired else "")
+        + (f"<p>Asked again</p><ul>{asked}</ul>" if asked else "")
+        + (f"<p>Reviews of the finished work</p><ul>{judged}</ul>" if judged else "")
     )
 
 

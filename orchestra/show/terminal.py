@@ -18,16 +18,17 @@ from orchestra.events import (
     Event,
     FellBack,
     PlanReady,
+    TaskAdded,
     TaskDeferred,
     TaskEnded,
     TaskStarted,
     TaskWaiting,
+    WorkReviewed,
 )
-from orchestra.outputs import text_of
 from orchestra.show.progress import Progress, Row
 from orchestra.show.theme import SIGNS, clean, duration, one_line
 from orchestra.snapshots import Comparison, History, RunInfo
-from orchestra.tasks import Memo, Result
+from orchestra.tasks import Judgement, Memo, Result, text_of
 
 PIPE_WIDTH = 240
 """Characters per line where there is no terminal."""
@@ -118,9 +119,9 @@ class _Live:
         self._said = text
 
     def _table(self) -> Table:
-        table = Table(
-            box=None, pad_edge=False, padding=(0, 2, 0, 0), caption=self._said or None, caption_justify="left"
-        )
+        said = f"supervisor: {one_line(clean(self._progress.said), 100)}" if self._progress.said else ""
+        caption = "\n".join(filter(None, (said, self._said)))
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), caption=caption or None, caption_justify="left")
         for title in ("state", "task", "agent", "time", "note"):
             table.add_column(title, header_style="dim", no_wrap=title != "note", overflow="ellipsis")
         rows = self._progress.rows
@@ -146,7 +147,8 @@ class _Live:
     def _note(self, row: Row) -> Text:
         if row.state == "pending" and (waits := self._progress.waits_for(row)):
             return Text(f"waits for {', '.join(waits[:4])}{' …' if len(waits) > 4 else ''}", style="dim")
-        return Text(one_line(row.note), style="dim")
+        said = row.said if row.state == "running" else ""
+        return Text(one_line(row.note or said), style="dim")
 
 
 def _time(row: Row, at: datetime) -> str:
@@ -175,7 +177,14 @@ class _Plain:
             done = [task for task, result in event.finished.items() if result]
             where = f" of {'/'.join(event.path)}" if event.path else ""
             kept = f", {len(done)} finished earlier: {', '.join(done[:8])}" if done else ""
-            self._line(f"{clock}  plan{where}: {len(event.plan.tasks)} tasks{kept}")
+            by = "" if event.plan.made_by in ("edges", "types", "planner") else f", made by {event.plan.made_by}"
+            self._line(f"{clock}  plan{where}: {len(event.plan.tasks)} tasks{by}{kept}")
+            for repair in () if kept else event.plan.repairs:
+                self._line(f"{clock}  plan{where}: {one_line(repair, 200)}")
+        elif isinstance(event, WorkReviewed):
+            self._line(f"{clock}  review: {judged(event.judgement)}")
+        elif isinstance(event, TaskAdded):
+            self._line(f"{clock}  + {'added':<9}  {'/'.join((*event.path, event.added.id))}  by {event.task}")
         elif row is not None and isinstance(
             event, (TaskStarted, TaskEnded, TaskWaiting, TaskDeferred, FellBack, DraftReviewed)
         ):
@@ -193,6 +202,14 @@ class _Plain:
 
     def _line(self, text: str) -> None:
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def judged(judgement: Judgement) -> str:
+    """What a review of finished work said, in one line."""
+    said = {True: "answered", False: "not answered", None: ""}[judgement.answered]
+    parts = [*judgement.missing, *(f"contradicts: {each}" for each in judgement.contradictions)]
+    added = f"; added {', '.join(judgement.added)}" if judgement.added else ""
+    return one_line(clean(f"{said}{': ' if said and parts else ''}{'; '.join(parts)}{added}"), 200)
 
 
 def answer(console: Console, text: str) -> None:
