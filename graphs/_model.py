@@ -2,10 +2,11 @@
 
 A model reads, groups and words. It does not get to invent evidence: every quote is looked up in the passage
 it claims to come from, every fact id must exist, and every statement passes the same check as those of the
-rules. What fails raises `ValueError`, and the role's backup takes over.
+rules. What fails raises `ValueError`, and the role's backup takes over. An answer that is malformed, or breaks off, is
+repaired or asked for again by `ask_model`, which also keeps to the run's budgets and is recorded with it.
 """
 
-import os
+import asyncio
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeVar
@@ -26,7 +27,7 @@ from graphs._types import (
     Statement,
     Strategy,
 )
-from orchestra import Assignment
+from orchestra import Assignment, ask_model
 
 MAX_SHOWN = 400  # passages, and facts, that go into one prompt
 _KINDS = ("feature", "limit", "figure", "audience")
@@ -124,39 +125,31 @@ class SaidSummary(BaseModel):
     statements: list[Said]
 
 
-def from_environment() -> Any:
-    """A chat model if `ORCHESTRA_MODEL`, and `OPENAI_API_KEY` or `OPENAI_BASE_URL`, are set; else `None`."""
-    name = os.environ.get("ORCHESTRA_MODEL")
-    if not name or not (os.environ.get("OPENAI_API_KEY") or os.environ.get("OPENAI_BASE_URL")):
-        return None
-    from langchain_openai import ChatOpenAI  # noqa: PLC0415 -- half a second that offline use does without
-
-    # A server of one's own often wants no key, but the client insists on one. Retries are the engine's business.
-    key = os.environ.get("OPENAI_API_KEY") or "not-needed"
-    return ChatOpenAI(model=name, api_key=key, temperature=0, timeout=120, max_retries=0)  # type: ignore[arg-type]
-
-
 def roles(model: Any) -> dict[str, Callable[..., Any]]:
     """The roles that this chat model plays, as agents' functions."""
     name = str(getattr(model, "model_name", None) or type(model).__name__)
 
-    def researcher(task: Assignment) -> Findings:
-        found = _facts.find_facts(*_sources.load(task.request))
+    async def researcher(task: Assignment) -> Findings:
+        found = await asyncio.to_thread(lambda: _facts.find_facts(*_sources.load(task.request)))
         shown = [p for p in found.passages if p.kind not in {"field", "other"}][:MAX_SHOWN]
         material = _heading(found) + "\n".join(f"{p.id} ({p.side}): {p.text}" for p in shown)
-        return _checked_findings(found, _ask(model, "researcher", SaidFacts, material).facts, name)
+        said = await _ask(model, "researcher", SaidFacts, material)
+        return _checked_findings(found, said.facts, name)
 
-    def comparer(findings: Findings) -> Comparison:
-        rows = _ask(model, "comparer", SaidRows, _facts_shown(findings)).rows
-        profile = [row for row in _features.compare(findings).rows if row.kind == "profile"]
-        return Comparison(rows=(*profile, *(_checked_row(row, findings) for row in rows)), made_by=name)
+    async def comparer(findings: Findings) -> Comparison:
+        said = await _ask(model, "comparer", SaidRows, _facts_shown(findings))
+        by_rules = await asyncio.to_thread(_features.compare, findings)
+        profile = [row for row in by_rules.rows if row.kind == "profile"]
+        return Comparison(rows=(*profile, *(_checked_row(row, findings) for row in said.rows)), made_by=name)
 
-    def positioner(findings: Findings) -> Positioning:
-        said = _ask(model, "positioner", SaidPositions, _facts_shown(findings))
+    async def positioner(findings: Findings) -> Positioning:
+        said = await _ask(model, "positioner", SaidPositions, _facts_shown(findings))
         stances = {side: _checked_stance(getattr(said, side), findings) for side in ("ours", "competitor")}
         return Positioning(**stances, made_by=name)
 
-    def strategist(task: Assignment, findings: Findings, comparison: Comparison, positioning: Positioning) -> Strategy:
+    async def strategist(
+        task: Assignment, findings: Findings, comparison: Comparison, positioning: Positioning
+    ) -> Strategy:
         refused = [reason for earlier in task.rejections for reason in earlier.reasons]
         material = "\n\n".join(
             [
@@ -167,14 +160,18 @@ def roles(model: Any) -> dict[str, Callable[..., Any]]:
                 "Refused earlier:\n" + "\n".join(refused or ["nothing"]),
             ]
         )
-        return _strategy(_ask(model, "strategist", SaidActions, material).actions, name)
+        said = await _ask(model, "strategist", SaidActions, material)
+        return _strategy(said.actions, name)
 
-    def communicator(findings: Findings, comparison: Comparison, positioning: Positioning, strategy: Strategy) -> str:
+    async def communicator(
+        findings: Findings, comparison: Comparison, positioning: Positioning, strategy: Strategy
+    ) -> str:
         material = _facts_shown(findings) + "\n\nActions:\n" + "\n".join(action.title for action in strategy.actions)
-        said = _sound(_ask(model, "communicator", SaidSummary, material).statements, findings)
-        if not said:
+        said = await _ask(model, "communicator", SaidSummary, material)
+        summary = _sound(said.statements, findings)
+        if not summary:
             raise ValueError("No statement of the summary is supported by the facts it cites.")
-        return _brief.brief(findings, comparison, positioning, strategy, summary=said, summary_by=name)
+        return _brief.brief(findings, comparison, positioning, strategy, summary=summary, summary_by=name)
 
     return {
         "researcher": researcher,
@@ -185,13 +182,8 @@ def roles(model: Any) -> dict[str, Callable[..., Any]]:
     }
 
 
-def _ask(model: Any, role: str, schema: type[_T], material: str) -> _T:
-    answer = model.with_structured_output(schema, method="json_schema").invoke(
-        [("system", _HOUSE + PROMPTS[role]), ("human", material)]
-    )
-    if not isinstance(answer, schema):
-        raise ValueError(f"The model's answer as {role} is not a {schema.__name__}.")  # noqa: TRY004 -- its content is wrong
-    return answer
+async def _ask(model: Any, role: str, schema: type[_T], material: str) -> _T:
+    return await ask_model(model, [("system", _HOUSE + PROMPTS[role]), ("human", material)], output=schema)
 
 
 def _heading(findings: Findings) -> str:

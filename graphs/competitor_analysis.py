@@ -15,7 +15,9 @@ model may write, but whether a quote supports a statement is not left to the tas
 `COMPETITOR_PACE=2` makes every specialist take at least two seconds, so that a person can watch a run.
 """
 
+import asyncio
 import functools
+import inspect
 import os
 import time
 from collections.abc import Callable
@@ -24,6 +26,7 @@ from typing import Any
 from langgraph.types import RetryPolicy
 
 from graphs import _brief, _facts, _features, _model, _positioning, _review, _sources, _strategy
+from graphs._environment import model_from_environment
 from graphs._types import Comparison, Findings, Positioning, Strategy
 from orchestra import Agent, Assignment, Review, Workflow, agent
 
@@ -78,15 +81,24 @@ def rejections(task: Assignment) -> list[str]:
 def paced(function: Callable[..., Any]) -> Callable[..., Any]:
     """Let a specialist take at least `COMPETITOR_PACE` seconds, for watching."""
 
+    def left(started: float) -> float:
+        return max(0.0, float(os.environ.get("COMPETITOR_PACE") or 0) - (time.monotonic() - started))
+
     @functools.wraps(function)
     def slowed(*args: Any, **kwargs: Any) -> Any:
         started = time.monotonic()
         result = function(*args, **kwargs)
-        pace = float(os.environ.get("COMPETITOR_PACE") or 0)
-        time.sleep(max(0.0, pace - (time.monotonic() - started)))
+        time.sleep(left(started))
         return result
 
-    return slowed
+    @functools.wraps(function)
+    async def slowed_async(*args: Any, **kwargs: Any) -> Any:
+        started = time.monotonic()
+        result = await function(*args, **kwargs)
+        await asyncio.sleep(left(started))
+        return result
+
+    return slowed_async if inspect.iscoroutinefunction(function) else slowed
 
 
 # role: (its rules, its capability)
@@ -130,4 +142,4 @@ def build(model: Any = None) -> Workflow:
     return flow
 
 
-flow = build(_model.from_environment())
+flow = build(model_from_environment())
