@@ -17,7 +17,7 @@ from langgraph.runtime import RunControl
 from langgraph.types import RetryPolicy
 from pydantic import BaseModel, ConfigDict
 
-from orchestra import Agent, Assignment, Capability, Plan, Status, Task, Workflow, agent
+from orchestra import Agent, Assignment, Capability, Plan, Review, Status, Task, Workflow, agent
 from orchestra.events import AttemptFailed, FellBack
 
 QUICK = RetryPolicy(initial_interval=0.001, max_interval=0.01)
@@ -403,3 +403,53 @@ async def test_nobody_capable_is_a_result_not_a_guess() -> None:
     assert state["results"]["meal"].output == "meal"
     assert state["results"]["odd"].status is Status.FAILED
     assert "nobody is capable" in state["results"]["odd"].error
+
+
+async def test_a_reviewer_gets_the_draft_and_not_an_input_of_the_same_type() -> None:
+    judged: list[str] = []
+
+    @agent
+    async def writer(task: Assignment) -> str:
+        return f"text of {task.task.id}"
+
+    @agent
+    async def critic(draft: str) -> Review:
+        judged.append(draft)
+        return Review(approved=True)
+
+    class TwoTexts:
+        def plan(self, request: str, *, agents: Any) -> Plan:
+            return Plan(tasks=(Task(id="draft", agent="writer"), Task(id="polish", agent="writer", needs=("draft",))))
+
+    flow = Workflow("w", agents=[writer, critic], planner=TwoTexts()).add_review("writer", by="critic")
+    state = await flow.compile().ainvoke({"request": "go"})
+    assert state["answer"] == "text of polish"
+    assert judged == ["text of draft", "text of polish"]
+
+
+async def test_a_planner_is_offered_neither_spares_nor_reviewers() -> None:
+    offered: list[str] = []
+
+    @agent
+    async def writer(task: Assignment) -> str:
+        return "text"
+
+    @agent
+    async def spare(task: Assignment) -> str:
+        return "other text"
+
+    @agent
+    async def critic(draft: str) -> Review:
+        return Review(approved=True)
+
+    class Looking:
+        def plan(self, request: str, *, agents: Any, limit: int, known: Any) -> Plan:
+            offered.extend(each.name for each in agents)
+            assert limit > 0
+            assert known == {}
+            return Plan(tasks=(Task(id="a", agent="writer"),))
+
+    flow = Workflow("w", agents=[writer, critic], planner=Looking()).add_review("writer", by="critic")
+    flow.add_agent(spare, backup_for="writer")
+    await flow.compile().ainvoke({"request": "go"})
+    assert offered == ["writer"]

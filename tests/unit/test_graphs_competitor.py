@@ -1,6 +1,8 @@
 """The competitor analysis: what is compared, what the review refuses, and a brief whose references hold."""
 
+import inspect
 import re
+import time
 
 import pytest
 from langgraph.checkpoint.memory import InMemorySaver
@@ -288,9 +290,14 @@ def test_the_example_of_the_workflow_works():
     assert run(analysis.flow.example)["answer"].startswith("# httpx and its competitor requests")
 
 
-def test_the_pace_slows_every_specialist(monkeypatch):
+async def test_the_pace_slows_every_specialist(monkeypatch):
     monkeypatch.setenv("COMPETITOR_PACE", "0.05")
-    slept = []
-    monkeypatch.setattr(analysis.time, "sleep", slept.append)
-    analysis.paced(lambda: None)()
-    assert 0 < slept[0] <= 0.05
+
+    async def played():
+        return "by a model"
+
+    for specialist in (lambda: "by rules", played):
+        started = time.monotonic()
+        result = analysis.paced(specialist)()
+        assert (await result if inspect.isawaitable(result) else result).startswith("by ")
+        assert time.monotonic() - started >= 0.05

@@ -1,14 +1,12 @@
 """The analysis with a model behind a real HTTP server on loopback: one that works, one that lies, one that is down."""
 
-import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
 import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 
 from graphs import _facts, _model, _sources
 from graphs import competitor_analysis as analysis
+from graphs._environment import model_from_environment
+from tests.fakes import Fake, Fault
 
 OURS = "# Aha\n\nAha is a small tool for teams.\n\n## Features\n\n- Frobnication\n- Caching on disk\n"
 THEIRS = "# Bebe\n\nBebe is a large tool for companies.\n\n## Features\n\n- Caching in memory\n- Rate limits\n"
@@ -23,7 +21,7 @@ def request_text(tmp_path):
 
 
 def good_answers(request_text):
-    """What a careful model would say, by the schema's name."""
+    """What a careful model would say, by its role."""
     found = _facts.find_facts(*_sources.load(request_text))
     passage = {p.text: p.id for p in found.passages}
     facts = [(passage[text], kind, text) for text, kind in (
@@ -46,55 +44,32 @@ def good_answers(request_text):
         "because": [said, wrong],
     }
     return {
-        "SaidFacts": {"facts": [{"passage": p, "kind": k, "name": t, "quote": t} for p, k, t in facts]},
-        "SaidRows": {"rows": [row]},
-        "SaidPositions": {"ours": stance, "competitor": stance},
-        "SaidActions": {"actions": [action]},
-        "SaidSummary": {"statements": [said]},
+        "researcher": {"facts": [{"passage": p, "kind": k, "name": t, "quote": t} for p, k, t in facts]},
+        "comparer": {"rows": [row]},
+        "positioner": {"ours": stance, "competitor": stance},
+        "strategist": {"actions": [action]},
+        "communicator": {"statements": [said]},
     }
 
 
 @pytest.fixture
 def serve(monkeypatch):
-    """Start a server that answers chat completions with `reply(schema name)`, and point the environment at it."""
-    servers = []
-
-    def start(reply):
-        asked = []
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                name = body["response_format"]["json_schema"]["name"]
-                asked.append((name, body["messages"]))
-                content = reply(name)
-                self.send_response(500 if content is None else 200)
-                self.send_header("Content-Type", "application/json")
-                self.end_headers()
-                message = {"role": "assistant", "content": content}
-                choice = {"index": 0, "finish_reason": "stop", "message": message}
-                answer = {"id": "1", "object": "chat.completion", "created": 1, "model": MODEL, "choices": [choice]}
-                self.wfile.write(json.dumps({"error": {"message": "down"}} if content is None else answer).encode())
-
-            def log_message(self, *args):
-                pass
-
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        servers.append(server)
+    """An endpoint that plays the roles by `answers`, with the environment pointed at it."""
+    with Fake() as fake:
         monkeypatch.setenv("ORCHESTRA_MODEL", MODEL)
-        monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{server.server_port}/v1")
+        monkeypatch.setenv("OPENAI_BASE_URL", fake.url)
         monkeypatch.setenv("OPENAI_API_KEY", "not-a-key")
-        return asked
 
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+        def start(answers):
+            for role, answer in answers.items():
+                fake.when(_model.PROMPTS[role], answer)
+            return fake
+
+        yield start
 
 
 def run(request_text):
-    flow = analysis.build(_model.from_environment())
+    flow = analysis.build(model_from_environment())
     graph = flow.compile(checkpointer=InMemorySaver())
     return graph.invoke({"request": request_text}, {"configurable": {"thread_id": "t"}})
 
@@ -108,7 +83,7 @@ ROLES = ["researcher", "comparer", "positioner", "strategist", "communicator"]
 
 def test_a_model_plays_every_role_and_the_review_still_decides(serve, request_text):
     answers = good_answers(request_text)
-    asked = serve(lambda name: json.dumps(answers[name]))
+    fake = serve(answers)
     state = run(request_text)
     assert agents(state) == {role: role for role in ROLES}
     answer = state["answer"]
@@ -117,33 +92,48 @@ def test_a_model_plays_every_role_and_the_review_still_decides(serve, request_te
     # The same unsupported statement came back after the review, so it is dropped and named.
     assert "*Only Aha has “Caching on disk”*" in answer.split("## What the review changed")[1]
     assert "Only Aha has" not in answer.split("## What the review changed")[0]
-    refused = [messages for name, messages in asked if name == "SaidActions"]
-    assert len(refused) == 2
-    assert "no evidence of absence" in json.dumps(refused[1], ensure_ascii=False)
+    drafted = [request for request in fake.requests if _model.PROMPTS["strategist"] in request.texts[0]]
+    assert len(drafted) == 2
+    assert "no evidence of absence" in drafted[1].texts[1]
+    assert state["results"]["researcher"].usage.calls == 1
 
 
 def test_a_quote_that_is_not_in_the_source_is_refused(serve, request_text):
     answers = good_answers(request_text)
-    answers["SaidFacts"]["facts"][0]["quote"] = "Frobnication at the speed of light"
-    serve(lambda name: json.dumps(answers[name]))
+    answers["researcher"]["facts"][0]["quote"] = "Frobnication at the speed of light"
+    serve(answers)
     state = run(request_text)
     assert agents(state)["researcher"] == "offline_researcher"
     assert "speed of light" not in state["answer"]
     assert "By rules, without a model: facts" in state["answer"]
 
 
-@pytest.mark.parametrize("reply", ["this is no JSON at all", '{"facts": [', None], ids=["garbage", "cut off", "500"])
+@pytest.mark.parametrize(
+    "reply",
+    ["this is no JSON at all", Fault.cut('{"facts": [', 1), Fault.server_error()],
+    ids=["garbage", "cut", "500"],
+)
 def test_the_brief_comes_out_without_a_working_model(serve, request_text, reply):
-    serve(lambda name: reply)
+    serve(dict.fromkeys(ROLES, reply))
     state = run(request_text)
     assert agents(state) == {role: f"offline_{role}" for role in ROLES}
     assert "made without a language model" in state["answer"]
 
 
+def test_an_answer_with_prose_around_it_or_a_slip_is_repaired(serve, request_text):
+    answers = good_answers(request_text)
+    answers["researcher"] = [{"facts": "none"}, Fault.prose(answers["researcher"])]
+    serve(answers)
+    state = run(request_text)
+    assert agents(state) == {role: role for role in ROLES}
+    (attempt,) = state["results"]["researcher"].attempts
+    assert "asked again" in attempt.notes[0]
+
+
 def test_without_a_model_in_the_environment_there_is_none(monkeypatch):
     for name in ("ORCHESTRA_MODEL", "OPENAI_API_KEY", "OPENAI_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
-    assert _model.from_environment() is None
+    assert model_from_environment() is None
     monkeypatch.setenv("ORCHESTRA_MODEL", MODEL)
-    assert _model.from_environment() is None
+    assert model_from_environment() is None
     assert set(analysis.build().roster) == {*ROLES, "reviewer"}
