@@ -316,10 +316,12 @@ class SQLAlchemySaver(Leasing, Keeping, BaseCheckpointSaver[str]):
     def delete_thread(self, thread_id: str) -> None:
         """Delete all checkpoints, writes and values of a thread."""
         self._database.write(self._delete_thread(thread_id))
+        self._database.frames.forget([str(thread_id)])  # a program that seeds `random` makes the same versions again
 
     async def adelete_thread(self, thread_id: str) -> None:
         """`delete_thread` without blocking the event loop."""
         await self._database.awrite(self._delete_thread(thread_id))
+        self._database.frames.forget([str(thread_id)])
 
     def delete_for_runs(self, run_ids: Sequence[str]) -> None:
         """Delete what runs stored, in all threads, by the ``run_id`` in the metadata.

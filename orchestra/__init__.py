@@ -7,7 +7,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from orchestra.agents import Agent, Capability, agent
+    from orchestra.assignments import Assignment, Memo
     from orchestra.budgets import Budget, ModelTerms
+    from orchestra.claims import (
+        Arbiter,
+        AskPerson,
+        ByConfidence,
+        ByMajority,
+        ByRecency,
+        ByTrust,
+        Claim,
+        Conflict,
+        Prefer,
+        Resolution,
+        Verdict,
+    )
+    from orchestra.clinic import Checkup
+    from orchestra.conduct import People
+    from orchestra.decisions import Decision
     from orchestra.errors import (
         AgentError,
         BudgetExceeded,
@@ -29,16 +46,17 @@ if TYPE_CHECKING:
     from orchestra.models.asking import ask_model
     from orchestra.planners import ModelPlanner, ModelReviewer
     from orchestra.planning import Planner
+    from orchestra.probes import Probe
+    from orchestra.questions import Question, ask
     from orchestra.replays import Replayed
     from orchestra.run import Run
     from orchestra.runs import Orchestra, Ticked
     from orchestra.snapshots import Comparison, History, Moment, Outcome, RunInfo, RunList, RunState
+    from orchestra.standing import AgentNote, AgentStanding, Standing, TaskStanding
     from orchestra.tasks import (
-        Assignment,
         Attempt,
         Delegate,
         Judgement,
-        Memo,
         OutOfScope,
         Plan,
         Result,
@@ -47,13 +65,42 @@ if TYPE_CHECKING:
         Task,
         Usage,
     )
-    from orchestra.timers import ask, wait_for, wait_until
+    from orchestra.timers import wait_for, wait_until
+    from orchestra.values import Comparing
+    from orchestra.vitals import Breaker
     from orchestra.workflow import Workflow
 
 # Imported when first asked for: importing LangGraph takes most of a second, and `orchestra --help` needs none of it.
 _HOMES = {
-    "orchestra.agents": ("Agent", "Capability", "agent"),
-    "orchestra.budgets": ("Budget", "ModelTerms"),
+    "orchestra.agents": (
+        "Agent",
+        "Capability",
+        "agent",
+    ),
+    "orchestra.assignments": (
+        "Assignment",
+        "Memo",
+    ),
+    "orchestra.budgets": (
+        "Budget",
+        "ModelTerms",
+    ),
+    "orchestra.claims": (
+        "Arbiter",
+        "AskPerson",
+        "ByConfidence",
+        "ByMajority",
+        "ByRecency",
+        "ByTrust",
+        "Claim",
+        "Conflict",
+        "Prefer",
+        "Resolution",
+        "Verdict",
+    ),
+    "orchestra.clinic": ("Checkup",),
+    "orchestra.conduct": ("People",),
+    "orchestra.decisions": ("Decision",),
     "orchestra.errors": (
         "AgentError",
         "BudgetExceeded",
@@ -73,18 +120,41 @@ _HOMES = {
     ),
     "orchestra.memory": ("Memory",),
     "orchestra.models.asking": ("ask_model",),
-    "orchestra.planners": ("ModelPlanner", "ModelReviewer"),
+    "orchestra.planners": (
+        "ModelPlanner",
+        "ModelReviewer",
+    ),
     "orchestra.planning": ("Planner",),
+    "orchestra.probes": ("Probe",),
+    "orchestra.questions": (
+        "Question",
+        "ask",
+    ),
     "orchestra.replays": ("Replayed",),
     "orchestra.run": ("Run",),
-    "orchestra.runs": ("Orchestra", "Ticked"),
-    "orchestra.snapshots": ("Comparison", "History", "Moment", "Outcome", "RunInfo", "RunList", "RunState"),
+    "orchestra.runs": (
+        "Orchestra",
+        "Ticked",
+    ),
+    "orchestra.snapshots": (
+        "Comparison",
+        "History",
+        "Moment",
+        "Outcome",
+        "RunInfo",
+        "RunList",
+        "RunState",
+    ),
+    "orchestra.standing": (
+        "AgentNote",
+        "AgentStanding",
+        "Standing",
+        "TaskStanding",
+    ),
     "orchestra.tasks": (
-        "Assignment",
         "Attempt",
         "Delegate",
         "Judgement",
-        "Memo",
         "OutOfScope",
         "Plan",
         "Result",
@@ -93,7 +163,12 @@ _HOMES = {
         "Task",
         "Usage",
     ),
-    "orchestra.timers": ("ask", "wait_for", "wait_until"),
+    "orchestra.timers": (
+        "wait_for",
+        "wait_until",
+    ),
+    "orchestra.values": ("Comparing",),
+    "orchestra.vitals": ("Breaker",),
     "orchestra.workflow": ("Workflow",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -101,12 +176,26 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [  # pyright: ignore[reportUnsupportedDunderAll] -- resolved by __getattr__
     "Agent",
     "AgentError",
+    "AgentNote",
+    "AgentStanding",
+    "Arbiter",
+    "AskPerson",
     "Assignment",
     "Attempt",
+    "Breaker",
     "Budget",
     "BudgetExceeded",
+    "ByConfidence",
+    "ByMajority",
+    "ByRecency",
+    "ByTrust",
     "Capability",
+    "Checkup",
+    "Claim",
+    "Comparing",
     "Comparison",
+    "Conflict",
+    "Decision",
     "Delegate",
     "History",
     "Judgement",
@@ -122,20 +211,27 @@ __all__ = [  # pyright: ignore[reportUnsupportedDunderAll] -- resolved by __geta
     "OrchestraError",
     "OutOfScope",
     "Outcome",
+    "People",
     "Plan",
     "PlanError",
     "Planner",
+    "Prefer",
+    "Probe",
+    "Question",
     "ReplayDiverged",
     "Replayed",
     "RequestError",
+    "Resolution",
     "Result",
     "Review",
     "Run",
     "RunInfo",
     "RunList",
     "RunState",
+    "Standing",
     "Status",
     "Task",
+    "TaskStanding",
     "TaskUnsuccessful",
     "ThreadBusy",
     "ThreadError",
@@ -143,6 +239,7 @@ __all__ = [  # pyright: ignore[reportUnsupportedDunderAll] -- resolved by __geta
     "ThreadWaiting",
     "Ticked",
     "Usage",
+    "Verdict",
     "Workflow",
     "WorkflowError",
     "WorkflowNotFound",

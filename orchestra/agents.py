@@ -14,7 +14,7 @@ from __future__ import annotations
 import inspect
 import sys
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import (
     Any,
@@ -36,11 +36,16 @@ from langgraph.types import Command, RetryPolicy
 from pydantic import TypeAdapter
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 
+from orchestra.assignments import Assignment
 from orchestra.budgets import Budget
+from orchestra.claims import Claim
 from orchestra.errors import WorkflowError
+from orchestra.health import Health
 from orchestra.models.asking import check_model, checked_tools
 from orchestra.models.specialist import Specialist
-from orchestra.tasks import Assignment, Delegate, OutOfScope
+from orchestra.probes import Probe
+from orchestra.tasks import Delegate, OutOfScope
+from orchestra.vitals import Breaker
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +124,10 @@ class Agent:
         max_crashes: Record every attempt durably before it starts and give the task up once this many of them ended
             with the process. Guards against input that kills the process. `None` records nothing.
         budget: What its calls of models may take in one turn, over all its tasks. `seconds` is for runs only.
+        probe: A test input with an expectation, for which it is called now and then to see how it is.
+        breaker: When it gets no work because it fails, and when it is tried again.
+        claims: Finds the claims in its output, where the output does not carry them itself.
+        health: How it is, in this process.
         is_team: Whether a workflow does the work.
         is_runnable: Whether a LangChain Runnable, or a compiled graph, does.
         blocking: Whether it is a sync function, which runs in a thread.
@@ -138,6 +147,9 @@ class Agent:
         side_effects: bool = False,
         max_crashes: int | None = None,
         budget: Budget | None = None,
+        probe: Probe | None = None,
+        breaker: Breaker | None = None,
+        claims: Callable[[Any], Iterable[Claim]] | None = None,
         _localns: Mapping[str, Any] | None = None,
     ) -> None:
         if not name or any(c in name for c in "|:") or name.startswith("__"):
@@ -167,6 +179,9 @@ class Agent:
         self._side_effects = side_effects
         self.max_crashes = max_crashes
         self.budget = budget
+        self.probe = probe
+        self.claims = claims
+        self.health = Health(breaker or Breaker())
         self.is_team = isinstance(run, Team)
         self.is_runnable = isinstance(run, Runnable)
         self.blocking = not (self.is_team or self.is_runnable or _is_async(run))

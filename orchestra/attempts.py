@@ -1,31 +1,34 @@
-"""The only place where agent code is called: timeout, retry, validation, fallback, review, work handed on.
-
-`carry_out` turns one task into one `Result` and raises nothing but what LangGraph uses to suspend or cancel a node.
-"""
+"""The only place where agent code is called: timeout, retry, validation, breaker, fallback, work handed on."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime
 from functools import partial
 from typing import Any, Literal, Protocol
 
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
-from langgraph.errors import GraphInterrupt
 
 from orchestra.agents import Agent, Binding, bind
-from orchestra.dataflow import Deferred, Updates
+from orchestra.assignments import Assignment, Memo
+from orchestra.dataflow import Updates
+from orchestra.decisions import Decision
 from orchestra.errors import AgentError, AttemptTimeout, BudgetExceeded, MalformedOutput, NoCapableAgent, WorkflowError
-from orchestra.events import AttemptFailed, DraftReviewed, Event, FellBack, TaskStarted
+from orchestra.events import AttemptFailed, Event, FellBack, TaskStarted
+from orchestra.health import order
 from orchestra.invoking import Declined, Returned, arguments, failure_of, invoke, told_apart
 from orchestra.metering import Scope
 from orchestra.outputs import decode, deliver, encode
-from orchestra.places import place_of
+from orchestra.places import has_place, place_of
+from orchestra.questions import Question
 from orchestra.retrying import describe, pause_before, wait, worth_another
-from orchestra.tasks import Added, Assignment, Attempt, Delegate, Memo, Result, Review, Status, Task, Usage, now
+from orchestra.tasks import Added, Attempt, Delegate, Result, Review, Task, Usage, now
+from orchestra.vitals import Change
+
+PATIENCE = 60.0
+"""Seconds that a task waits for the trial of agents that are open, where nobody else can do it."""
 
 MOST_HANDED_ON = 4
 """How often one task may hand on work: an agent that goes on doing so has no answer of its own."""
@@ -68,13 +71,9 @@ class Journal(Protocol):
         """What was stored so before this task was suspended or cut off."""
         ...
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reviewing:
-    """A declared review: by whom, how often rejected work goes back, and with whose help."""
-
-    reviewers: tuple[Agent, ...]
-    rounds: int
+    async def skip_answers(self, event: str, number: int) -> None:
+        """Pass over the answers that LangGraph's `interrupt` gave to what is kept and not done again."""
+        ...
 
 
 @dataclass(slots=True, kw_only=True)
@@ -95,13 +94,18 @@ class Job:
         scope: Makes the scope of an attempt, by the assignment, the agent and the attempt's number.
         others: Who else may do a task, given those who found it out of their scope.
         hand_on: Has a part of the work done by another agent, or says why not.
+        equals: How many of the first candidates are as good as the first: the one with a free place gets the task.
         hurried: Whether there is nothing to wait for between tries, because a recording is played back.
-        review: The declared review, if any.
+        decide: Asks a person, by the number of the question about this task, and returns the answer.
+        abort: Gives the whole run up, with the reason.
+        stand_ins: Who else delivers what an agent does.
+        tell_health: Tells that an agent's condition has changed.
         journal: The durable record of attempts.
         check_updates: Raises for updates of the state that can't be made.
         updates: What the task, and a review of it, write to the user's own keys of the state, by task.
         memos: What is to be remembered of the user, by task like the updates.
         added: Tasks that this one added to the plan.
+        decisions: What persons have decided of it.
     """
 
     task: Task
@@ -116,102 +120,21 @@ class Job:
     scope: Callable[[Assignment, Agent, int], Scope]
     others: Callable[[Task, Collection[str]], Sequence[Agent]]
     hand_on: Callable[[Job, Agent, Delegate], Awaitable[tuple[Task, Result]]]
+    decide: Callable[[Job, int, Question], Awaitable[Any]]
+    abort: Callable[[str], None]
+    stand_ins: Callable[[Agent | None], Sequence[Agent]]
+    tell_health: Callable[[Agent, Change], None]
     journal: Journal
     check_updates: Callable[[Updates], None]
     draft: str = ""
     hurried: bool = False
-    review: Reviewing | None = None
+    equals: int = 1
     attempts: list[Attempt] = field(default_factory=list[Attempt])
     reviews: list[Review] = field(default_factory=list[Review])
     updates: dict[str, Updates] = field(default_factory=dict[str, Updates])
     memos: dict[str, Sequence[Memo]] = field(default_factory=dict[str, Sequence[Memo]])
     added: list[Added] = field(default_factory=list[Added])
-
-
-async def carry_out(job: Job) -> Result:
-    """Do one task: try its candidates in order, have the output reviewed, and tell how it went."""
-    began = now()
-    job.attempts.extend(job.journal.cut_off())
-    try:
-        if job.review is None:
-            agent, output = await _delivered(job)
-        else:
-            agent, output = await _reviewed(job, job.review)
-    except AgentError as error:
-        return _result(job, began, status=Status.FAILED, error=str(error))
-    return _result(job, began, status=Status.SUCCEEDED, agent=agent.name, output=output)
-
-
-def _result(job: Job, began: datetime, **how: Any) -> Result:
-    started = job.attempts[0].started if job.attempts else began
-    return Result(
-        task=job.task.id,
-        started=started,
-        ended=now(),
-        attempts=tuple(job.attempts),
-        reviews=tuple(job.reviews),
-        added=tuple(job.added),
-        **how,
-    )
-
-
-async def _reviewed(job: Job, review: Reviewing) -> tuple[Agent, Any]:
-    """Author and reviewer in turn, until the draft is approved or the rounds are used up."""
-    while True:
-        round_ = len(job.reviews) + 1
-        author, draft = await _draft(job, round_)
-        try:
-            reviewer, verdict = await _judge(job, review, author, draft, round_)
-        except (GraphInterrupt, Deferred):  # when the task goes on, the answer must meet the draft that was asked about
-            if job.journal.kept("draft", round_) is None:
-                what = {"agent": author.name, "draft": encode(author, draft), **beside(job, job.task.id)}
-                await job.journal.keep("draft", round_, what)
-            raise
-        job.reviews.append(Review(approved=verdict.approved, reasons=verdict.reasons))
-        said = {"reviewer": reviewer.name, "round": round_, "review": verdict}
-        job.emit(DraftReviewed, {"task": job.task.id, **said})
-        if verdict.approved:
-            return author, draft
-        if round_ > review.rounds:
-            break
-        job.assignment = replace(job.assignment, rejections=(*job.assignment.rejections, verdict))
-    if verdict.revised is not None:
-        try:
-            return author, decode(author, verdict.revised)
-        except MalformedOutput as error:
-            raise AgentError(f"{reviewer.name} revised the work to something else than it was: {error}") from error
-    times = "once" if round_ == 1 else f"{round_} times"
-    raise AgentError(f"{reviewer.name} rejected the work {times}: {'; '.join(verdict.reasons)}")
-
-
-async def _draft(job: Job, round_: int) -> tuple[Agent, Any]:
-    """The draft of a round: the one a person was asked about, or a new one."""
-    if (stored := job.journal.kept("draft", round_)) is not None:
-        author = _named(job, stored["agent"])
-        restore(job, job.task.id, stored)
-        return author, decode(author, stored["draft"])
-    return await _delivered(replace(job, assignment=_keyed(job.assignment, "" if round_ == 1 else f".{round_}")))
-
-
-async def _judge(job: Job, review: Reviewing, author: Agent, draft: Any, round_: int) -> tuple[Agent, Review]:
-    """Have a draft reviewed. The reviewer sees what the author saw, and the draft."""
-    seen = {**job.assignment.inputs, job.task.id: draft}
-    review_job = replace(
-        job,
-        task=Task(id=f"{job.task.id}.review", instruction=f"Review the work of {author.name}."),
-        assignment=_keyed(replace(job.assignment, rejections=(), delegated=(), inputs=seen), f".review.{round_}"),
-        candidates=review.reviewers,
-        available={**job.available, job.task.id: author.output},
-        draft=job.task.id,
-    )
-    try:
-        return await _delivered(review_job)
-    except AgentError as error:
-        raise AgentError(f"the draft could not be reviewed: {error}") from error
-
-
-def _keyed(assignment: Assignment, suffix: str) -> Assignment:
-    return replace(assignment, idempotency_key=f"{assignment.idempotency_key}{suffix}")
+    decisions: list[Decision] = field(default_factory=list[Decision])
 
 
 def beside(job: Job, name: str) -> dict[str, Any]:
@@ -228,11 +151,13 @@ def restore(job: Job, name: str, stored: Mapping[str, Any]) -> None:
     job.memos[name] = [Memo.model_validate(memo) for memo in stored["memos"]]
 
 
-def _named(job: Job, name: str) -> Agent:
-    return next((agent for agent in job.candidates if agent.name == name), job.candidates[0])
+def named(job: Job, name: str) -> Agent:
+    """The agent of this name that may do the task, or may have done it."""
+    first = job.candidates[0]
+    return next((agent for agent in (*job.candidates, *job.stand_ins(first)) if agent.name == name), first)
 
 
-async def _delivered(job: Job) -> tuple[Agent, Any]:
+async def delivered(job: Job) -> tuple[Agent, Any]:
     """The first validated output and whose it is; what an agent hands on is done by another meanwhile.
 
     Raises:
@@ -257,9 +182,9 @@ async def _asked(job: Job, number: int) -> tuple[Agent, Returned]:
     """What an agent returned; what it returned before the task was cut off, if it handed on work then."""
     key = f"delegate{job.assignment.idempotency_key.rpartition('/')[2]}"
     if (stored := job.journal.kept(key, number)) is not None:
-        agent = _named(job, stored["agent"])
+        agent = named(job, stored["agent"])
         restore(job, job.task.id, stored)
-        _add(job, (Attempt.model_validate(attempt) for attempt in stored["attempts"]))
+        add(job, (Attempt.model_validate(attempt) for attempt in stored["attempts"]))
         output = decode(agent, stored["output"]) if stored["finished"] else None
         return agent, Returned(output, (), Delegate(**stored["delegate"]), stored["finished"])
     before = len(job.attempts)
@@ -276,7 +201,7 @@ async def _asked(job: Job, number: int) -> tuple[Agent, Returned]:
     return agent, returned
 
 
-def _add(job: Job, attempts: Iterable[Attempt]) -> None:
+def add(job: Job, attempts: Iterable[Attempt]) -> None:
     """Put attempts of an earlier process on record, each once, in the form that tells more."""
     known = {(attempt.agent, attempt.started): at for at, attempt in enumerate(job.attempts)}
     for attempt in attempts:
@@ -289,7 +214,9 @@ def _add(job: Job, attempts: Iterable[Attempt]) -> None:
 
 
 async def _first_success(job: Job) -> tuple[Agent, Returned]:
-    """Try agents in order; return what the first one returned whose output is valid.
+    """Try agents, the best in health first; return what the first one returned whose output is valid.
+
+    An agent that is open gets nothing; where no other is left, its trial is waited for.
 
     Raises:
         AgentError: Nobody delivered.
@@ -300,7 +227,11 @@ async def _first_success(job: Job) -> tuple[Agent, Returned]:
     queue = [*job.candidates]
     previous: Agent | None = None
     while queue:
-        agent = queue.pop(0)
+        agent = _next(job, queue) or await _recovered(job, queue)
+        if agent is None:
+            reasons += [f"{sick.name} gets no work: {'; '.join(sick.health.reasons)}" for sick in queue]
+            break
+        queue.remove(agent)
         tried.append(agent.name)
         try:
             bindings = bind(agent, job.available, first=job.draft)
@@ -313,6 +244,10 @@ async def _first_success(job: Job) -> tuple[Agent, Returned]:
         previous = agent
         try:
             return agent, await _attempts_on(job, agent, bindings)
+        except Closed:  # between the choice and the attempt
+            previous = None
+            tried.remove(agent.name)
+            queue.append(agent)
         except AgentError as error:
             reasons.append(str(error))
             declined = declined or isinstance(error.__cause__, Declined)
@@ -323,22 +258,64 @@ async def _first_success(job: Job) -> tuple[Agent, Returned]:
     raise AgentError("; then ".join(reasons))
 
 
+def _next(job: Job, queue: Sequence[Agent]) -> Agent | None:
+    """Who is to try next: the best in health; of several that are equally good, one with a free place."""
+    by_name = {agent.name: agent for agent in queue}
+    if job.hurried:  # played back: as it was
+        return queue[0]
+    names = order([*by_name], {name: agent.health for name, agent in by_name.items()})
+    if not names:
+        return None
+    first = by_name[names[0]]
+    equals = [agent for agent in job.candidates[: job.equals] if agent.name in names]
+    if first in equals:
+        same = [agent for agent in equals if agent.health.condition is first.health.condition]
+        return next((agent for agent in same if has_place(agent)), first)
+    return first
+
+
+async def _recovered(job: Job, queue: Sequence[Agent]) -> Agent | None:
+    """Wait until an agent that is open may be tried again; `None` if that takes too long."""
+    clock = asyncio.get_running_loop().time
+    end = clock() + PATIENCE
+    while clock() < end:
+        await wait(0.05, job.ready)
+        if (agent := _next(job, queue)) is not None:
+            return agent
+        trials = [agent.health.opens_until for agent in queue]
+        if all(at is not None and (at - now()).total_seconds() > end - clock() for at in trials):
+            return None
+    return None
+
+
 async def _attempts_on(job: Job, agent: Agent, bindings: Sequence[Binding]) -> Returned:
-    """Try one agent until it delivers, its retries are used up, or the failure is not worth a retry."""
+    """Try one agent until it delivers, its retries are used up, or the failure is not worth a retry.
+
+    Raises:
+        Closed: It gets no work just now, and nothing was tried.
+    """
     policy = agent.retry
     # A team is called once: what failed inside has been retried inside.
     tries = 1 if agent.is_team else policy.max_attempts
     if agent.max_crashes is not None:
         crashed = job.journal.crashed(agent.name)
-        _add(job, crashed)
+        add(job, crashed)
         if len(crashed) >= agent.max_crashes:
             raise AgentError(f"{agent.name} went down with the process {len(crashed)} times on this task")
+    failed = ""
     for number in range(1, tries + 1):
-        returned, attempt, error = await _one_attempt(job, agent, bindings, number)
+        try:
+            returned, attempt, error = await _one_attempt(job, agent, bindings, number)
+        except Closed:
+            if number == 1:
+                raise
+            raise AgentError(f"{agent.name} failed at try {number - 1}: {failed}; now it gets no work") from None
         job.attempts.append(attempt)
         if error is None:
             return returned
+        failed = attempt.error or ""
         again = number < tries and not isinstance(error, Declined) and worth_another(policy, error)
+        again = again and (job.hurried or agent.health.admits())
         pause = pause_before(policy, number, error) if again else None
         job.emit(AttemptFailed, {"task": job.task.id, "attempt": attempt, "retry_in": pause})
         if pause is None:
@@ -349,37 +326,67 @@ async def _attempts_on(job: Job, agent: Agent, bindings: Sequence[Binding]) -> R
     raise AssertionError("unreachable: the last try returns or raises")
 
 
+class Closed(AgentError):
+    """An agent gets no work just now."""
+
+
 async def _one_attempt(
     job: Job, agent: Agent, bindings: Sequence[Binding], number: int
 ) -> tuple[Returned, Attempt, Exception | None]:
     """One try, timed from the moment it has its place. What suspends or cancels the node passes through."""
     async with place_of(agent):
         job.ready()
-        started = now()
-        if agent.max_crashes is not None:
-            await job.journal.started(Attempt(agent=agent.name, number=number, started=started, seconds=0.0))
-        job.emit(TaskStarted, {"task": job.task.id, "agent": agent.name, "attempt": number})
-        assignment = replace(job.assignment, attempt=number, notes=[])  # what a failed try noted is forgotten
-        scope = job.scope(assignment, agent, number)
-        scope.spent = partial(job.journal.spent, Attempt(agent=agent.name, number=number, started=started, seconds=0.0))
-        clock = asyncio.get_running_loop().time
+        ticket = None if job.hurried else agent.health.admit()
+        if ticket is None and not job.hurried:
+            raise Closed
+        outcome, why, clock = "cancelled", "", asyncio.get_running_loop().time
         began = clock()
-        returned = Returned(None)
-        error: Exception | None = None
         try:
-            returned = told_apart(await _timed(job, agent, bindings, assignment, scope))
-            if returned.finished:
-                returned = replace(returned, output=deliver(agent, returned.output))
-            if returned.updates:
-                job.check_updates(returned.updates)
-            job.updates[job.task.id] = returned.updates
-            job.memos[job.task.id] = [*assignment.notes]
-        except BaseException as caught:
-            if (error := failure_of(caught)) is None:  # the node is suspended or cancelled: no failure, and no crash
-                if agent.max_crashes is not None:
-                    ended = Attempt(agent=agent.name, number=number, started=started, seconds=clock() - began)
-                    await asyncio.shield(job.journal.ended(ended))
-                raise
+            if ticket is not None and ticket.change is not None:
+                job.tell_health(agent, ticket.change)
+            returned, attempt, error = await _worked(job, agent, bindings, number)
+            outcome, why = _counts(attempt.outcome, error), attempt.error or ""
+        finally:
+            if ticket is not None:
+                change = agent.health.record(ticket, outcome, clock() - began, why)
+                if change is not None:
+                    job.tell_health(agent, change)
+    return returned, attempt, error
+
+
+def _counts(outcome: str, error: Exception | None) -> Any:
+    """How an attempt counts for its agent's health: a budget that is used up says nothing of the agent."""
+    return "cancelled" if isinstance(error, BudgetExceeded) else outcome
+
+
+async def _worked(
+    job: Job, agent: Agent, bindings: Sequence[Binding], number: int
+) -> tuple[Returned, Attempt, Exception | None]:
+    started = now()
+    if agent.max_crashes is not None:
+        await job.journal.started(Attempt(agent=agent.name, number=number, started=started, seconds=0.0))
+    job.emit(TaskStarted, {"task": job.task.id, "agent": agent.name, "attempt": number})
+    assignment = replace(job.assignment, attempt=number, notes=[])  # what a failed try noted is forgotten
+    scope = job.scope(assignment, agent, number)
+    scope.spent = partial(job.journal.spent, Attempt(agent=agent.name, number=number, started=started, seconds=0.0))
+    clock = asyncio.get_running_loop().time
+    began = clock()
+    returned = Returned(None)
+    error: Exception | None = None
+    try:
+        returned = told_apart(await _timed(job, agent, bindings, assignment, scope))
+        if returned.finished:
+            returned = replace(returned, output=deliver(agent, returned.output))
+        if returned.updates:
+            job.check_updates(returned.updates)
+        job.updates[job.task.id] = returned.updates
+        job.memos[job.task.id] = [*assignment.notes]
+    except BaseException as caught:
+        if (error := failure_of(caught)) is None:  # the node is suspended or cancelled: no failure, and no crash
+            if agent.max_crashes is not None:
+                ended = Attempt(agent=agent.name, number=number, started=started, seconds=clock() - began)
+                await asyncio.shield(job.journal.ended(ended))
+            raise
     attempt = Attempt(
         agent=agent.name,
         number=number,

@@ -11,7 +11,8 @@ from langgraph.channels.base import BaseChannel
 from langgraph.checkpoint.base import BaseCheckpointSaver
 
 from orchestra.agents import Agent, bind, stands_in
-from orchestra.attempts import Reviewing
+from orchestra.claims import Arbiter, Comparing
+from orchestra.conduct import Approving, People, Reviewing
 from orchestra.dataflow import Call
 from orchestra.errors import PlanError, WorkflowError
 from orchestra.outputs import own_copy
@@ -22,6 +23,9 @@ from orchestra.tasks import Plan, Task
 
 CALL = "orchestra_call"
 """Where the `Call` of the graph a node belongs to stands in the configurable part of LangGraph's config."""
+
+PERSON = "a person"
+"""The node of the tasks that no agent can do, where a person is asked about them."""
 
 TEAM = "orchestra_team"
 """Where a node puts the `Call` of the team that it is about to call. Whatever else it calls gets one of its own."""
@@ -39,6 +43,11 @@ class Blueprint:
         planner: Makes the plan where it does.
         given: Types of the inputs that come from outside, by name.
         reviews: Declared reviews by the author's name.
+        approvals: Declared approvals by a person, by the agent's name.
+        people: When a person is asked besides.
+        policies: How contradictions are settled, in order.
+        comparing: How claims are compared.
+        fallbacks: The agents that step in for everyone, in order.
         teams: Compiled graphs of the agents that are workflows.
         max_tasks: How many tasks a plan may have.
         history: How many earlier turns agents see; `None` for all.
@@ -56,6 +65,11 @@ class Blueprint:
     planner: Planner | None
     given: Mapping[str, Any]
     reviews: Mapping[str, Reviewing]
+    approvals: Mapping[str, Approving]
+    people: People
+    policies: tuple[Any, ...]
+    comparing: Comparing
+    fallbacks: tuple[str, ...]
     teams: Mapping[str, Any]
     max_tasks: int
     history: int | None
@@ -67,9 +81,10 @@ class Blueprint:
 
     @property
     def team(self) -> list[Agent]:
-        """The agents that a planner may give tasks to, by name: all but reviewers and spares."""
-        reviewers = {agent.name for review in self.reviews.values() for agent in review.reviewers}
-        return [self.roster[name] for name in sorted(self.roster.keys() - reviewers - self.spares)]
+        """The agents that a planner may give tasks to, by name: all but reviewers, arbiters and spares."""
+        aside = {agent.name for review in self.reviews.values() for agent in review.reviewers}
+        aside |= {policy.agent for policy in self.policies if isinstance(policy, Arbiter)}
+        return [self.roster[name] for name in sorted(self.roster.keys() - aside - self.spares)]
 
     def check(self, plan: Any) -> Plan:
         """See that what a planner made can be carried out here.
@@ -102,8 +117,17 @@ class Blueprint:
 
     def candidates(self, task: Task) -> list[Agent]:
         """Who may do a task, best first: all deliver what whoever needs the task counts on, the first one's output."""
-        able = [self.roster[name] for name in self.router.choose(task).agents]
-        return [agent for agent in able if agent is able[0] or stands_in(agent, able[0])]
+        able = [self.roster[name] for name in (*self.router.choose(task).agents, *self.fallbacks)]
+        return [agent for agent in dict.fromkeys(able) if agent is able[0] or stands_in(agent, able[0])]
+
+    def equals(self, task: Task) -> int:
+        """How many of the first candidates are as good as the first one."""
+        return self.router.choose(task).equals
+
+    def stand_ins(self, principal: Agent | None) -> list[Agent]:
+        """All agents that deliver what one delivers, that one included; all agents if there is none."""
+        able = [self.roster[name] for name in sorted({agent.name for agent in self.team} | self.spares)]
+        return [agent for agent in able if principal is None or agent is principal or stands_in(agent, principal)]
 
     def others(self, task: Task, without: Collection[str]) -> list[Agent]:
         """Who else may do a task, best first, when those who were to do it find it out of their scope."""
@@ -111,6 +135,7 @@ class Blueprint:
         names = (
             *self.router.choose(freed).agents,
             *self.router.choose(freed.model_copy(update={"capability": None})).agents,
+            *self.fallbacks,
         )
         first = self.candidates(task)[0]
         able = [self.roster[name] for name in dict.fromkeys(names) if name not in without]

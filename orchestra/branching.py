@@ -39,6 +39,7 @@ class Execution:
         updates: What it wrote to other keys of the state.
         asked: The questions it left open.
         cut: Whether it was cancelled, and did not ask again since.
+        resumed: How many answers it has had by LangGraph's `interrupt`.
     """
 
     id: str
@@ -46,6 +47,7 @@ class Execution:
     updates: Sequence[tuple[str, Any]]
     asked: Sequence[Interrupt[Any]]
     cut: bool
+    resumed: int = 0
 
 
 def executions(step: CheckpointTuple, own: Collection[str] | None = None) -> list[Execution]:
@@ -77,7 +79,12 @@ def executions(step: CheckpointTuple, own: Collection[str] | None = None) -> lis
     asked = still_open(asked, answers, cut)
     return [
         Execution(
-            execution, done, updates.get(execution, ()), () if done else asked.get(execution, ()), execution in cut
+            id=execution,
+            results=done,
+            updates=updates.get(execution, ()),
+            asked=() if done else asked.get(execution, ()),
+            cut=execution in cut,
+            resumed=len(answers.get(execution, ())),
         )
         for execution, done in results.items()
     ]

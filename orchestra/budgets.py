@@ -13,7 +13,7 @@ import asyncio
 import itertools
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from functools import partial
@@ -177,6 +177,12 @@ class _Verdict(Enum):
     NEVER = auto()
 
 
+def _limits(budget: Budget) -> list[tuple[int, float]]:
+    money = None if budget.money is None else budget.money * (1 + _TOLERANCE)
+    limits = enumerate((budget.tokens, money, budget.calls))
+    return [(dimension, limit) for dimension, limit in limits if limit is not None]
+
+
 class Ledger:
     """One budget being spent. Ask for a part of it with an `Account`, which alone calls its methods.
 
@@ -197,9 +203,7 @@ class Ledger:
         self.of = of
         self.spent = spent
         self.queue: dict[_Request, None] = {}
-        money = None if budget.money is None else budget.money * (1 + _TOLERANCE)
-        limits = enumerate((budget.tokens, money, budget.calls))
-        self._limits = [(dimension, limit) for dimension, limit in limits if limit is not None]
+        self._limits = _limits(budget)
         self._gone = _amounts(spent)
         self._held = [0.0, 0.0, 0.0]  # the sum over `_open`
         self._open: set[Hold] = set()
@@ -217,6 +221,14 @@ class Ledger:
             if self._gone[dimension] >= limit * (1 - 2 * _TOLERANCE):
                 return f"{self._name(dimension)} is used up: {self._spent(dimension)}"
         return self._refused
+
+    def extend(self, more: Mapping[str, float]) -> None:
+        """Raise the limits, by the names of a `Budget`; what was refused may fit now."""
+        names = ("tokens", "money", "calls", "seconds")
+        raised = {name: (getattr(self.budget, name), more.get(name, 0)) for name in names}
+        self.budget = Budget(**{name: None if limit is None else limit + by for name, (limit, by) in raised.items()})
+        self._limits = _limits(self.budget)
+        self._refused = None
 
     def judge(self, asked: _Amounts) -> _Verdict:
         """Whether a request fits."""

@@ -1,4 +1,4 @@
-"""The command line: `orchestra run|resume|runs|memory|graph|db`.
+"""The command line: `orchestra run|resume|runs|agents|memory|graph|db`.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 waiting for a person or a date, 130 stopped by Ctrl-C (resumable).
 
@@ -117,6 +117,9 @@ def _parser() -> argparse.ArgumentParser:
     db = commands.group("db", "Look after a database.")
     db.add("upgrade", "keeping.upgrade", "Bring the tables to the version that this package needs.")
     db.add("check", "keeping.check", "Read everything that is stored, and say what is damaged.")
+    agents = commands.add("agents", "looking.agents", "Show a workflow's agents and how they are; probe them.")
+    agents.add_argument("graph", metavar="GRAPH", help=_GRAPH_HELP)
+    agents.add_argument("--check", action="store_true", help="give each agent that has a probe its test task now")
     graphs = commands.group("graph", "Look at workflows.")
     graphs.add("list", "looking.graph_list", "List the workflows in graphs/.", stored=False)
     validate = graphs.add("validate", "looking.graph_validate", "Check a workflow without running it.", stored=False)
@@ -167,6 +170,14 @@ def _changing(runs: _Commands) -> None:
     )
     replay.add_argument("thread", metavar="THREAD")
     _moved(replay)
+    answer = runs.add("answer", "going.answer_question", "Answer an open question, and go on.")
+    answer.add_argument("thread", metavar="THREAD")
+    answer.add_argument("answer", metavar="ANSWER", help="as JSON or plain text; a decision by its word: approve, …")
+    answer.add_argument(
+        "--question", default="", metavar="ID", help="its id, the beginning of it, or the task; if several are open"
+    )
+    _moved(answer)
+    _followed(answer)
     tick = runs.add("tick", "going.tick", "Continue every waiting run whose date or deadline has come; for cron.")
     _moved(tick)
     cancel = runs.add("cancel", "going.cancel", "Cancel the run on a thread; what is finished stays.")

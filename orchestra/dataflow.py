@@ -12,9 +12,12 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from orchestra.assignments import Memo
+from orchestra.events import HealthChanged
 from orchestra.funds import Funds
 from orchestra.metering import Tape
-from orchestra.tasks import Memo, Plan, Result, Task
+from orchestra.tasks import Plan, Result, Task
+from orchestra.vitals import Change
 
 
 class Unsettled(Enum):
@@ -78,6 +81,7 @@ class Stored:
         notes: Journal entries, in the order they were written.
         cut: The node executions that were cancelled.
         updates: What these nodes wrote to the user's own keys of the state, by task.
+        resumed: How many answers each node execution has had by LangGraph's `interrupt`.
     """
 
     turn: Turn
@@ -86,6 +90,7 @@ class Stored:
     notes: Sequence[Mapping[str, Any]]
     cut: Collection[str] = ()
     updates: Mapping[str, Updates] = field(default_factory=dict[str, Updates])
+    resumed: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
 class Board:
@@ -176,6 +181,13 @@ class Board:
         return {need: result for need, result in outcomes.items() if isinstance(result, Result)}
 
 
+@dataclass(slots=True)
+class Halt:
+    """Whether a run is given up: what has not begun is skipped, in all its teams. `why` is empty while it is not."""
+
+    why: str = ""
+
+
 @dataclass(slots=True, kw_only=True)
 class Call:
     """What the nodes of one call of a graph share. It lives as long as the call and belongs to one event loop.
@@ -183,32 +195,43 @@ class Call:
     Attributes:
         key: Tells this call's turn on its thread apart from all others; the root of idempotency keys.
         path: The teams around it, outermost first.
-        answered: Ids of the questions that this call brings answers to; `None` for "the only open one".
+        answers: The answers that this call brings, by the ids of their questions; `None` for "to the only open one".
         draining: Whether no further attempt may begin.
         persistent: Whether results are stored at all.
+        halt: Whether the whole run was given up, and why.
+        settling: Contradictions that an agent or a person settles just now, by a key.
         funds: The budgets of this call.
         around: The budgets of the call around it.
         tape: Where model calls are recorded, or played back from.
         counted: Whether what the turn used in earlier processes counts already.
         handed_on: How often work was handed on in this call.
+        tell: Takes events that come from no node of the graph, once a node has run.
     """
 
     key: str
     path: tuple[str, ...] = ()
-    answered: frozenset[str] | None = frozenset()
+    answers: Mapping[str, Any] | None = field(default_factory=dict[str, Any])
     draining: Callable[[], bool] = lambda: False
     persistent: bool = True
+    halt: Halt = field(default_factory=Halt)
+    settling: dict[str, asyncio.Future[Any]] = field(default_factory=dict[str, asyncio.Future[Any]])
     funds: Funds = field(default_factory=Funds)
     around: Funds | None = None
     tape: Tape | None = None
     counted: bool = False
     handed_on: int = 0
+    tell: Callable[[Any], None] = lambda _: None
     _fresh: Turn | None = None
     _checkpoint: str | None = None
     _board: asyncio.Future[Board] | None = None
     _running: list[str] = field(default_factory=list[str])
     _stored: Stored | None = None
     _left: Sequence[Mapping[str, Any]] = ()
+
+    def tell_health(self, agent: str, change: Change) -> None:
+        """Tell that the condition of an agent has changed, here or in a team; it is named with the teams around it."""
+        *path, name = agent.split("/")
+        self.tell(HealthChanged(path=(*self.path, *path), agent=name, change=change))
 
     def begin(self, turn: Turn) -> None:
         """Announce the superstep that the supervisor is about to start, so that nothing needs to be read back."""
@@ -251,12 +274,20 @@ class Call:
         board.set_result(made)
         return made
 
+    def recall(self, notes: Sequence[Mapping[str, Any]]) -> None:
+        """Take up the journal entries of a superstep whose board is not needed: the supervisor's own."""
+        self._left = notes
+
     def open_question(self, execution: str) -> Sequence[Any]:
         """The stored, still unanswered interrupts of a node execution: its agent must not run again for them."""
         asked = self._stored.questions.get(execution, ()) if self._stored else ()
-        if not asked or self.answered is None or any(question.id in self.answered for question in asked):
+        if not asked or self.answers is None or any(question.id in self.answers for question in asked):
             return ()
         return asked
+
+    def resumed(self, execution: str) -> int:
+        """How many answers LangGraph's `interrupt` has given to a node execution in earlier calls."""
+        return self._stored.resumed.get(execution, 0) if self._stored else 0
 
     @property
     def cut(self) -> Collection[str]:
@@ -279,9 +310,10 @@ class Call:
         return Call(
             key=key,
             path=(*self.path, task),
-            answered=self.answered,
+            answers=self.answers,
             draining=self.draining,
             persistent=self.persistent,
+            halt=self.halt,
             around=self.funds,
             tape=self.tape,
         )

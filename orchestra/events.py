@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from orchestra.claims import Resolution
 from orchestra.tasks import Attempt, Judgement, Plan, Result, Review, Task, now
+from orchestra.vitals import Change
 
 Sink = Callable[[Any], None]
 """Takes one event. Must return at once and must not raise."""
@@ -74,6 +76,22 @@ class FellBack(Event):
     from_agent: str
     to_agent: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthChanged(Event):
+    """An agent's health became another, by attempts or by probes, here or in another process."""
+
+    agent: str
+    change: Change
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimsSettled(Event):
+    """Claims contradicted each other; `task` is the one whose inputs they are, or empty at the end of a turn."""
+
+    task: str
+    resolution: Resolution
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

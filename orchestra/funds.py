@@ -51,6 +51,7 @@ class Funds:
         self.account = around.account if around is not None else Account()
         if self._own is not None:
             self.account = self.account.with_(self._own)
+        self._raised: dict[str, float] = {}
         self._agents: dict[str, Ledger] = {}
         self._began = time.monotonic()
         self._worked = 0.0
@@ -130,6 +131,24 @@ class Funds:
         """A line for each budget that is hit."""
         lines = [ledger.used_up for ledger in (*self.account.ledgers, *self._agents.values())]
         return [*filter(None, (*lines, self.late))]
+
+    @property
+    def own_used_up(self) -> str | None:
+        """A line that says so if the budget of this call itself is hit."""
+        return None if self._own is None else self._own.used_up or self.late
+
+    @property
+    def limits(self) -> list[str]:
+        """What the budget of this call itself limits."""
+        names = ("tokens", "money", "calls", "seconds")
+        return [] if self._own is None else [name for name in names if getattr(self._own.budget, name) is not None]
+
+    def extend(self, raised: Mapping[str, float]) -> None:
+        """Raise the budget of this call to its declared limits and as much more; the same again changes nothing."""
+        more = {name: by - self._raised.get(name, 0) for name, by in raised.items()}
+        if self._own is not None and any(more.values()):
+            self._own.extend(more)
+            self._raised = dict(raised)
 
     @property
     def late(self) -> str | None:

@@ -11,8 +11,9 @@ import queue
 import re
 import threading
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, Protocol, cast
 
 import pydantic_core
@@ -26,21 +27,24 @@ from langgraph.runtime import RunControl, Runtime
 from langgraph.types import Command, Interrupt
 
 from checkpoints import SQLAlchemySaver
+from orchestra.agents import Agent
 from orchestra.blueprint import CALL, TEAM
 from orchestra.branching import Branch, executions, settle
 from orchestra.budgets import Budget, ModelTerms
+from orchestra.clinic import Clinic
 from orchestra.dataflow import Call
 from orchestra.errors import RequestError, ThreadWaiting, WorkflowError
 from orchestra.funds import Funds
 from orchestra.leases import hold
 from orchestra.metering import Tape
 from orchestra.planning import Planner
+from orchestra.questions import checked, is_decision, question_of
 from orchestra.recording import Recorder
 from orchestra.shown import drawing
 from orchestra.state import is_planned
 from orchestra.tasks import Plan
 from orchestra.threaded import ThreadedSaver
-from orchestra.timers import due_of, is_timer, question_of
+from orchestra.timers import due_of, is_timer
 
 TAPE = "orchestra_tape"
 """Where the configurable part of a config carries what is to be played back."""
@@ -60,6 +64,7 @@ class Declaration(Protocol):
     user_budget: Budget | None
     models: Mapping[str, ModelTerms]
     check: Callable[[str], None] | None
+    roster: dict[str, Agent]
 
     @property
     def reference(self) -> str:
@@ -146,6 +151,9 @@ class CompiledWorkflow(CompiledStateGraph[Any, Any, Any, Any]):
                 config["metadata"] = {**(config.get("metadata") or {}), RECORDED: True}
             call.tape = call.tape or tape
             configurable[CALL] = call
+            if not call.path and not (call.tape is not None and call.tape.replaying):
+                clinic = Clinic(self.workflow, self.store, call.tell_health)
+                await stack.enter_async_context(clinic.attending())
             chunks = super(CompiledWorkflow, graph).astream(input, config, control=control, **options)
             async with aclosing(cast("Any", chunks)):
                 async for chunk in chunks:
@@ -268,13 +276,30 @@ class CompiledWorkflow(CompiledStateGraph[Any, Any, Any, Any]):
         return drawing("notebook").bundle(self.workflow)
 
 
-def _answered(given: Any) -> frozenset[str] | None:
-    """The ids of the questions that a call answers; `None` for "the only open one"."""
+def _answers(given: Any) -> dict[str, Any] | None:
+    """The answers that a call brings, by the ids of their questions; `None` for one to "the only open one"."""
     resume = cast("Any", given).resume if isinstance(given, Command) else None
     if resume is None:
-        return frozenset()
+        return {}
     by_id = isinstance(resume, dict) and all(_IS_ID(str(key)) for key in cast("dict[Any, Any]", resume))
-    return frozenset(cast("dict[str, Any]", resume)) if by_id else None
+    return cast("dict[str, Any]", resume) if by_id else None
+
+
+def _checked(given: Command[Any], open_: Sequence[Interrupt[Any]]) -> Command[Any]:
+    """See that answers fit their questions, so that one that does not leaves its question open.
+
+    Raises:
+        RequestError: One does not.
+    """
+    answers = _answers(given)
+    asked = [one for one in open_ if not is_timer(one)]
+    if answers is not None:
+        return replace(given, resume=checked(asked, answers)) if answers else given
+    if len(asked) != 1 or len(open_) != 1:  # LangGraph says that it needs a name, or that there is nothing open
+        return given
+    answer = question_of(asked[0]).check(given.resume)
+    # What the engine asks it hands out itself, by name; LangGraph stores an answer without one before it is used.
+    return replace(given, resume={asked[0].id: answer} if is_decision(asked[0]) or answer is None else answer)
 
 
 def _new_call(name: str, given: Any, configurable: dict[str, Any], control: RunControl | None) -> Call:
@@ -290,7 +315,7 @@ def _new_call(name: str, given: Any, configurable: dict[str, Any], control: RunC
         # LangGraph's namespaces are made of execution ids, which stay the same when a run is resumed.
         key=f"{thread}/{namespace}" if namespace else thread,
         # There LangGraph does not say which question was answered either: whoever asked is run again.
-        answered=None if namespace else _answered(given),
+        answers=None if namespace else _answers(given),
         draining=functools.partial(getattr, control, "drain_requested"),
     )
 
@@ -316,6 +341,10 @@ async def _fit(graph: Any, given: Any, config: RunnableConfig, *, supersede: boo
     if isinstance(given, Branch):
         await given.begin(graph, config)
         return None
+    if isinstance(given, Command):
+        values = head.checkpoint["channel_values"]
+        steps = executions(head) if is_planned(values) else []
+        return _checked(cast("Command[Any]", given), [question for step in steps for question in step.asked])
     if not isinstance(given, Mapping):
         return given
     request = cast("Mapping[str, Any]", given)
@@ -363,5 +392,5 @@ async def _drop(graph: Any, head: CheckpointTuple, config: RunnableConfig, *, su
 def _told(asked: Interrupt[Any]) -> Any:
     """An open question, or until when a timer waits, for the history."""
     due = due_of(asked)
-    what: Any = {"until": due and due.isoformat()} if is_timer(asked) else question_of(asked)
+    what: Any = {"until": due and due.isoformat()} if is_timer(asked) else question_of(asked).value
     return pydantic_core.to_jsonable_python(what, fallback=str)

@@ -15,11 +15,12 @@ from langgraph.errors import GraphBubbleUp
 from langgraph.types import Command
 
 from orchestra.agents import Agent, Binding
+from orchestra.assignments import Assignment
 from orchestra.dataflow import Updates
 from orchestra.errors import AgentError
 from orchestra.places import in_thread
 from orchestra.retrying import describe
-from orchestra.tasks import Assignment, Delegate, OutOfScope, text_of
+from orchestra.tasks import Delegate, OutOfScope, text_of
 
 
 class Declined(AgentError):

@@ -9,8 +9,8 @@ from urllib.parse import unquote
 from langgraph.store.base import BaseStore, PutOp
 from pydantic import ValidationError
 
+from orchestra.assignments import MOST_MEMOS, Memo
 from orchestra.errors import RequestError
-from orchestra.tasks import MOST_MEMOS, Memo
 
 _ROOT = "orchestra_memory"
 

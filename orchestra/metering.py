@@ -97,6 +97,7 @@ class Scope(AsyncCallbackHandler):
         task: The task's id; empty for the supervisor's own calls.
         agent: Who calls.
         key: Tells this attempt apart from all others of the turn.
+        path: The teams around it, outermost first.
         account: The budgets its calls must fit in.
         terms: Prices and rate limits by the model's name.
         emit: Takes the events.
@@ -110,6 +111,7 @@ class Scope(AsyncCallbackHandler):
     task: str
     agent: str
     key: str
+    path: tuple[str, ...] = ()
     account: Account = field(default_factory=Account)
     terms: Mapping[str, ModelTerms] = field(default_factory=dict[str, ModelTerms])
     emit: Callable[[type[Event], Mapping[str, Any]], None] = silent
@@ -420,6 +422,11 @@ def counted() -> Generator[None]:
         yield
     finally:
         _COUNTED.reset(token)
+
+
+def attempt_scope() -> Scope | None:
+    """The scope of the attempt that calls; `None` outside of any."""
+    return _CURRENT.get()
 
 
 def current_scope() -> Scope:

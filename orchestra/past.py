@@ -17,6 +17,7 @@ from langgraph.checkpoint.serde.types import ERROR, INTERRUPT, RESUME
 
 from orchestra.branching import FORKED, NOTE, Execution, executions
 from orchestra.errors import ThreadError
+from orchestra.questions import question_of
 from orchestra.snapshots import Comparison, History, Moment, RunInfo, RunState, TaskChange, ValueChange, state_of
 from orchestra.state import is_planned
 from orchestra.tasks import Plan, Result, Status, Task, added_by, grown
@@ -62,7 +63,7 @@ def info_of(head: CheckpointTuple, *, busy: bool, since: CheckpointTuple | None 
         plan=plan,
         raw=raw,
         answer=answer,
-        questions=tuple(one for one in asked if not is_timer(one)),
+        questions=tuple(question_of(one) for one in asked if not is_timer(one)),
         timers=tuple(one for one in asked if is_timer(one)),
         due=min((due for one in asked if (due := due_of(one)) is not None), default=None),
         waiting=tuple(task.id for task in _stuck(plan, raw)) if state is RunState.WAITING else (),

@@ -39,6 +39,12 @@ def place_of(agent: Agent) -> contextlib.AbstractAsyncContextManager[Any]:
     return places[agent]
 
 
+def has_place(agent: Agent) -> bool:
+    """Whether the agent could begin at once."""
+    places = place_of(agent)
+    return not isinstance(places, asyncio.Semaphore) or not places.locked()
+
+
 async def in_thread(work: Callable[[], Any]) -> Any:
     """Run blocking work in a daemon thread of its own, with the caller's context.
 

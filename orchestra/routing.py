@@ -13,7 +13,7 @@ import itertools
 import math
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestra.agents import Agent
@@ -36,10 +36,12 @@ class Choice:
     Attributes:
         agents: Names, best first; empty when nobody is capable.
         reason: Why these, or why nobody, in one line.
+        equals: How many of the first are as good as the first one.
     """
 
     agents: tuple[str, ...]
     reason: str
+    equals: int = 1
 
 
 class Router:
@@ -68,7 +70,8 @@ class Router:
             names.sort(key=lambda name: (name in spares, name))
         self._named = {name: Choice(self._with_spares(name), f"task names {name}") for name in self._agents}
         self._skilled = {
-            skill: Choice(self._with_spares(*names), f"capability {skill}") for skill, names in self._skills.items()
+            skill: Choice(self._able(names, spares), f"capability {skill}", sum(name not in spares for name in names))
+            for skill, names in self._skills.items()
         }
         self._index = _Index(
             {agent.name: _texts(agent) for agent in self._agents.values() if agent.name not in spares}, embed
@@ -93,6 +96,11 @@ class Router:
             best = f"{ranked[0][0]} at {ranked[0][1]:.2f}, below the threshold of {threshold:.2f}"
             return Choice((), f"nobody is capable of {wanted!r}: the nearest is {best}")
         return Choice(self._with_spares(able[0], *able[1:]), f"similarity {ranked[0][1]:.2f}")
+
+    def _able(self, names: Sequence[str], spares: Collection[str]) -> tuple[str, ...]:
+        """Those with a capability, the first one's backups behind those that are no spares."""
+        own = [name for name in names if name not in spares]
+        return tuple(dict.fromkeys((*own, *self._with_spares(*names))))
 
     def _with_spares(self, first: str, *others: str) -> tuple[str, ...]:
         """The first, its backups, the others, then whoever shares a capability with the first."""

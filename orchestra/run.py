@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Generator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
+from datetime import datetime
 from typing import Any, cast
 
 from langchain_core.runnables import RunnableConfig
@@ -12,21 +13,43 @@ from langgraph.errors import GraphDrained
 from langgraph.runtime import RunControl
 from langgraph.types import Command, Interrupt
 
+from orchestra.clinic import everyone
+from orchestra.errors import RequestError
 from orchestra.events import Event, TokensArrived
+from orchestra.questions import Question, question_of
 from orchestra.shown import Shown, drawing
 from orchestra.snapshots import Outcome, RunState, state_of
+from orchestra.standing import AgentNote, Standing, standing_of
 from orchestra.tasks import Result, now
 from orchestra.timers import due_of, is_timer, overdue
+
+
+def known(workflow: Any) -> tuple[dict[str, AgentNote], dict[str, float]]:
+    """What is known in this process of a workflow's agents: how they are, and how many seconds they usually need."""
+    agents = everyone(workflow)
+    notes = {name: AgentNote(condition=str(a.health.condition), reasons=a.health.reasons) for name, a in agents.items()}
+    typical = {name: seconds for name, a in agents.items() if (seconds := a.health.typical) is not None}
+    return notes, typical
 
 
 class Run(Shown):
     """One execution on a thread. Await it for its `Outcome`; iterate `events()`, or await `watch()`, to see it go."""
 
-    def __init__(self, graph: Any, given: Any, config: RunnableConfig, on_end: Callable[[Run], Any]) -> None:
+    def __init__(
+        self,
+        graph: Any,
+        given: Any,
+        config: RunnableConfig,
+        on_end: Callable[[Run], Any],
+        go_on: Callable[[str, Any, str], Awaitable[Run]] | None = None,
+    ) -> None:
+        self._go_on = go_on
+        self._workflow = graph.workflow
         self.thread_id: str = config.get("configurable", {})["thread_id"]
         self._control = RunControl()
         self._events: list[Event] = []
         self._news = asyncio.Event()
+        self._asked: tuple[Question, ...] = ()
         self._task = asyncio.create_task(self._drive(graph, given, config), name=f"run {self.thread_id}")
         # Whoever watches wakes up at the end too, whichever way it came.
         self._task.add_done_callback(lambda _: self._news.set())
@@ -70,6 +93,32 @@ class Run(Shown):
         """
         return await drawing("live").watch(self)
 
+    async def answer(self, answer: Any, question: str = "") -> Run:
+        """Answer an open question, once this run has done what does not depend on it, and go on.
+
+        Args:
+            answer: The answer; of a decision its word, such as "approve", or `{"do": "reject", "why": "…"}`.
+            question: The question's id, the beginning of it, or the task's place; needed only if several are open.
+
+        Returns:
+            The run that goes on. This one has ended.
+
+        Raises:
+            RequestError: It is no answer to the question, there is no such question, or several are open.
+        """
+        await asyncio.wait([self._task])
+        if self._go_on is None:
+            raise RequestError("This run is played back: it has the answers that were given then.")
+        return await self._go_on(self.thread_id, answer, question)
+
+    def status(self, *, at: datetime | None = None) -> Standing:
+        """How every agent and task stands, how far the run has come, and how long it may still take."""
+        notes, typical = known(self._workflow)
+        questions = [question.text for question in self._asked]
+        return standing_of(
+            self._events, agents=notes, typical=typical, at=at, questions=questions, over=self._task.done()
+        )
+
     def drain(self) -> None:
         """Let agents in flight finish and start nothing more; the rest is left for `resume`."""
         self._control.request_drain()
@@ -102,6 +151,7 @@ class Run(Shown):
                 break
             given, config = Command(resume=late), _at_head(config)
         results = cast("dict[str, Result]", values.get("results") or {})
+        self._asked = tuple(question_of(one) for one in asked if not is_timer(one))
         state = state_of(values.get("plan"), results, answered=values.get("answer") is not None, asking=bool(asked))
         return Outcome(
             thread_id=self.thread_id,
@@ -109,7 +159,7 @@ class Run(Shown):
             answer=values.get("answer"),
             results=results,
             plan=values.get("plan"),
-            questions=tuple(one for one in asked if not is_timer(one)),
+            questions=self._asked,
             due=min((due for one in asked if (due := due_of(one)) is not None), default=None),
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
@@ -15,27 +15,23 @@ from langgraph.checkpoint.base import CheckpointTuple
 from langgraph.checkpoint.serde.types import INTERRUPT
 from langgraph.types import Command
 
-from checkpoints import SQLAlchemySaver, SQLAlchemyStore
+from checkpoints import SQLAlchemySaver
 from orchestra.branching import FORKED, Branch
-from orchestra.errors import OrchestraError, RequestError, ThreadError, ThreadNotFound, WorkflowError
-from orchestra.events import Event
-from orchestra.leases import hold
-from orchestra.memory import Memory, users
-from orchestra.past import SHOWN, Past, info_of, is_same_turn, lineage, parent_id, with_teams
+from orchestra.errors import OrchestraError, RequestError, ThreadError, WorkflowError
+from orchestra.looking import Looking
+from orchestra.past import Past, info_of, lineage, parent_id
+from orchestra.questions import pick
 from orchestra.redo import kept_results
 from orchestra.references import workflow_of
 from orchestra.replays import Replayed, replay
 from orchestra.run import Run
-from orchestra.snapshots import Comparison, History, Moment, Outcome, RunInfo, RunList, RunState, past_events
+from orchestra.snapshots import Moment, Outcome, RunInfo, RunState
 from orchestra.tasks import now
 from orchestra.timers import in_utc, overdue
 from orchestra.workflow import Workflow
 
 _TICKED_AT_ONCE = 16
 """Runs that one tick continues at the same time."""
-
-_PAGE = 500
-"""Threads that are read at once where a filter looks into their state."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +49,7 @@ class Ticked:
     error: OrchestraError | None = None
 
 
-class Orchestra:
+class Orchestra(Looking):
     """Saver, store and runs in one handle.
 
     Args:
@@ -71,10 +67,7 @@ class Orchestra:
     """
 
     def __init__(self, database: str | SQLAlchemySaver = "sqlite:///runs.db") -> None:
-        self._owns = not isinstance(database, SQLAlchemySaver)
-        self.saver = database if isinstance(database, SQLAlchemySaver) else SQLAlchemySaver(database)
-        self.store = SQLAlchemyStore(self.saver)
-        self._running: set[Run] = set()
+        super().__init__(database)
 
     async def __aenter__(self) -> Self:
         """Open for use."""
@@ -153,7 +146,7 @@ class Orchestra:
         """
         head = await self._newest(thread_id)
         info = info_of(head, busy=False)
-        given = {one.id: late for one in (*info.questions, *info.timers) for late in overdue(one, now())}
+        given = _late(info, now())
         if strange := (answers or {}).keys() - {one.id for one in (*info.questions, *info.timers)}:
             there = ", ".join(one.id for one in info.questions) or "none"
             raise RequestError(f"{min(strange)!r} is no open question of thread {thread_id!r}; open: {there}.")
@@ -162,6 +155,28 @@ class Orchestra:
         config = _config(thread_id, info.user)
         config["configurable"] = {**config.get("configurable", {}), "record": info.recorded}
         return await self._run(self._compile(workflow_of(info, workflow)), resume, config)
+
+    async def answer(self, thread_id: str, answer: Any, question: str = "", *, workflow: Workflow | None = None) -> Run:
+        """Answer an open question and go on; what else is open stays open.
+
+        Args:
+            thread_id: The thread.
+            answer: The answer; of a decision its word, such as "approve", or `{"do": "reject", "why": "…"}`.
+            question: The question's id, the beginning of it, or the task's place; needed only if several are open.
+            workflow: Its workflow; by default the one that is recorded with the thread is imported.
+
+        Raises:
+            RequestError: It is no answer to the question, there is no such question, or several are open.
+            ThreadNotFound: Nothing is stored under this name.
+            WorkflowNotFound: The recorded workflow can't be imported; pass it.
+            ThreadBusy: A run is on this thread.
+        """
+        info = await self.info(thread_id)
+        asked = pick(info.questions, question, f"thread {thread_id!r}")
+        return await self.resume(thread_id, workflow=workflow, answers={asked.id: asked.check(answer)})
+
+    def _answer_to(self, workflow: Workflow) -> Callable[[str, Any, str], Awaitable[Run]]:
+        return lambda thread, answer, question: self.answer(thread, answer, question, workflow=workflow)
 
     async def fork(
         self,
@@ -266,7 +281,7 @@ class Orchestra:
         places = asyncio.Semaphore(_TICKED_AT_ONCE)
 
         async def go_on(info: RunInfo) -> Ticked:
-            late = {one.id: answer for one in (*info.questions, *info.timers) for answer in overdue(one, at)}
+            late = _late(info, at)
             async with places:
                 try:
                     run = await self.resume(info.thread_id, workflow=workflow, answers=late)
@@ -299,7 +314,7 @@ class Orchestra:
         return True
 
     async def _run(self, graph: Any, given: Any, config: RunnableConfig) -> Run:
-        run = Run(graph, given, config, on_end=self._running.discard)
+        run = Run(graph, given, config, on_end=self._running.discard, go_on=self._answer_to(graph.workflow))
         self._running.add(run)
         try:
             await run.accepted()
@@ -314,143 +329,6 @@ class Orchestra:
                 f"{workflow!r} is not a Workflow; pass the workflow itself, not a graph or a reference."
             )
         return workflow.compile(checkpointer=self.saver, store=self.store)
-
-    # Looking
-
-    async def runs(
-        self,
-        *,
-        state: RunState | str | None = None,
-        workflow: str | None = None,
-        user: str | None = None,
-        limit: int | None = None,
-    ) -> RunList:
-        """List the newest turn of each thread, most recently changed first.
-
-        Args:
-            state: Only those that stand so.
-            workflow: Only those of the workflow with this name.
-            user: Only those of this user; empty for those of nobody.
-            limit: How many at most.
-        """
-        wanted: dict[str, Any] = {} if workflow is None else {"workflow": workflow}
-        if user is not None:
-            wanted["user_id"] = user or None  # None also stands for a missing key
-        busy = {lease.thread_id for lease in await self.saver.aleases()}
-        written = INTERRUPT if state == RunState.WAITING else None  # the database tells who may be waiting
-        found: list[RunInfo] = []
-        before: CheckpointTuple | None = None
-        while limit is None or len(found) < limit:
-            size = _PAGE if state is not None or limit is None else min(_PAGE, limit - len(found))
-            heads = await self.saver.aheads(limit=size, filter=wanted, before=before, written=written, channels=SHOWN)
-            infos = (info_of(head, busy=_thread_of(head) in busy) for head in heads)
-            found += [info for info in infos if state is None or info.state == state]
-            if len(heads) < size:
-                break
-            before = heads[-1]
-        return RunList(found[:limit])
-
-    async def info(self, thread_id: str) -> RunInfo:
-        """Tell how the newest turn of a thread stands, with its teams.
-
-        Raises:
-            ThreadNotFound: Nothing is stored under this name.
-        """
-        steps: list[CheckpointTuple] = []
-        before: str | None = None
-        async for step in self.saver.asteps(thread_id, channels=SHOWN):
-            steps.append(step)
-            if before in (None, step.checkpoint["id"]):  # the others are on other branches
-                before = parent_id(step)
-                if not before or not is_same_turn(steps[0], step):
-                    break
-        if not steps:
-            raise _not_found(thread_id)
-        busy = await self.saver.alease_of(thread_id) is not None
-        info = info_of(steps[0], busy=busy, since=lineage(steps)[-1])
-        return with_teams(info, steps, await self.saver.aheads(thread_id=thread_id, nested=True, channels=SHOWN))
-
-    async def events(self, thread_id: str) -> list[Event]:
-        """Tell again what has happened in the newest turn of a thread.
-
-        Attempts that were cut off by a crash left no trace, so they are not among it.
-
-        Raises:
-            ThreadNotFound: Nothing is stored under this name.
-        """
-        return past_events(await self.info(thread_id))
-
-    async def history(self, thread_id: str) -> History:
-        """Tell by which moments a thread came where it is, on all its branches.
-
-        Raises:
-            ThreadNotFound: Nothing is stored under this name.
-        """
-        return Past(thread_id, await self._steps(self.saver.asteps(thread_id, channels=SHOWN), thread_id)).history
-
-    async def compare(self, thread_id: str, before: Moment | int, after: Moment | int) -> Comparison:
-        """Hold two moments of a thread against each other, task by task; for branches, take their last moments.
-
-        What is "kept" is the very same result; "same" ran again to the same end, "changed" to another; "added" and
-        "removed" tasks have a result at one of the moments only.
-
-        Raises:
-            ThreadNotFound: Nothing is stored under this name.
-            ThreadError: There is no such moment.
-        """
-        past = Past(thread_id, await self._steps(self.saver.asteps(thread_id, lenient=True), thread_id))
-        return past.compare(past.pick(before), past.pick(after))
-
-    async def turns(self, thread_id: str) -> list[dict[str, Any]]:
-        """The earlier turns of a thread, oldest first, as `state["history"]` has them.
-
-        Raises:
-            ThreadNotFound: Nothing is stored under this name.
-        """
-        heads = await self.saver.aheads(thread_id=thread_id, channels=["history"])
-        if not heads:
-            raise _not_found(thread_id)
-        return list(heads[0].checkpoint["channel_values"].get("history") or ())
-
-    async def _newest(self, thread_id: str) -> CheckpointTuple:
-        heads = await self.saver.aheads(thread_id=thread_id, channels=SHOWN)
-        if not heads:
-            raise _not_found(thread_id)
-        return heads[0]
-
-    async def _head(self, thread_id: str) -> RunInfo:
-        return info_of(await self._newest(thread_id), busy=False)
-
-    async def _steps(self, read: AsyncIterator[CheckpointTuple], thread_id: str) -> list[CheckpointTuple]:
-        steps = [step async for step in read]
-        if not steps:
-            raise _not_found(thread_id)
-        return steps
-
-    # Keeping house
-
-    def memory(self, user: str) -> Memory:
-        """What is remembered of a user.
-
-        Raises:
-            RequestError: The user's name is empty.
-        """
-        return Memory(self.store, user)
-
-    async def users(self) -> Sequence[str]:
-        """Everyone of whom something is remembered."""
-        return await users(self.store)
-
-    async def delete(self, thread_id: str) -> None:
-        """Delete a thread with all its turns and branches. What is remembered of its user stays.
-
-        Raises:
-            ThreadNotFound: Nothing is stored under this name.
-            ThreadBusy: A run is on this thread.
-        """
-        await self._head(thread_id)
-        async with hold(self.saver, thread_id):
-            await self.saver.adelete_thread(thread_id)
 
 
 async def _end_of(run: Run) -> Outcome:
@@ -475,12 +353,10 @@ def _config(thread_id: str, user: str, reference: str | None = None) -> Runnable
     return config
 
 
-def _thread_of(head: CheckpointTuple) -> str:
-    return head.config.get("configurable", {})["thread_id"]
-
-
-def _not_found(thread_id: str) -> ThreadNotFound:
-    return ThreadNotFound(f"There is no thread {thread_id!r} in this database.")
+def _late(info: RunInfo, at: datetime) -> dict[str, Any]:
+    """What the passing of time has answered."""
+    over = [(one.id, answer) for one in info.timers for answer in overdue(one, at)]
+    return dict([*over, *((one.id, answer) for one in info.questions for answer in one.late(at))])
 
 
 def _as_resume(head: CheckpointTuple, answers: Mapping[str, Any]) -> Any:

@@ -12,6 +12,7 @@ from typing import Any, Literal, overload
 from langgraph.types import Interrupt
 
 from orchestra.events import AttemptFailed, Event, PlanReady, TaskEnded, TaskStarted, TaskWaiting, TurnEnded
+from orchestra.questions import Question
 from orchestra.shown import Shown
 from orchestra.tasks import Plan, Result, Status, Usage, used
 
@@ -58,7 +59,7 @@ class Outcome(Shown):
         answer: What was answered; `None` unless done or failed.
         results: Results by task id.
         plan: The plan, once there is one.
-        questions: Open questions, as LangGraph's interrupts.
+        questions: Open questions.
         due: When the first timer or deadline of a waiting run is due, if it has one.
     """
 
@@ -67,7 +68,7 @@ class Outcome(Shown):
     answer: str | None
     results: Mapping[str, Result]
     plan: Plan | None = None
-    questions: tuple[Interrupt[Any], ...] = ()
+    questions: tuple[Question, ...] = ()
     due: datetime | None = None
 
     @property
@@ -114,7 +115,7 @@ class RunInfo(Shown):
     plan: Plan | None
     raw: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
     answer: str | None = None
-    questions: tuple[Interrupt[Any], ...] = ()
+    questions: tuple[Question, ...] = ()
     timers: tuple[Interrupt[Any], ...] = ()
     waiting: tuple[str, ...] = ()
     due: datetime | None = None

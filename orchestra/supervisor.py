@@ -12,16 +12,18 @@ from typing import Any, cast
 
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableConfig
-from langgraph.runtime import Runtime
+from langgraph.runtime import ExecutionInfo, Runtime
 from langgraph.types import Command, Overwrite, Send
 
-from orchestra.blueprint import Blueprint, call_of, user_of
+from orchestra.blueprint import PERSON, Blueprint, call_of, user_of
+from orchestra.closing import raised, settled
 from orchestra.context import context, turn_id
 from orchestra.dataflow import Call, Turn
 from orchestra.errors import AgentError, NoPlan, PlanError, WorkflowError
 from orchestra.events import Event, PlanReady, TaskEnded, TurnEnded, WorkReviewed
 from orchestra.memory import Memory
 from orchestra.metering import Scope
+from orchestra.node import Node
 from orchestra.planners import Briefing, Reviewer, goes_round
 from orchestra.retrying import describe
 from orchestra.state import PastTurn, Results, answer_id, encode_result, is_planned
@@ -37,6 +39,7 @@ class Supervisor:
     async def __call__(self, state: dict[str, Any], config: RunnableConfig, runtime: Runtime[Any]) -> Command[Any]:
         """Send every task that has no result yet, or finish the turn."""
         call = call_of(config)
+        call.tell = runtime.stream_writer
         desk = _Desk(self._blueprint, call, state, config, runtime)
         update: dict[str, Any] = {}
         results: dict[str, Result] = state.get("results") or {}
@@ -57,29 +60,30 @@ class Supervisor:
                 call.counted = True
                 call.funds.book_earlier(self._blueprint.roster, plan, results.values())
                 call.handed_on = sum(len(result.added) for result in results.values())
+            node = Node(self._blueprint, call, config, runtime, cast("ExecutionInfo", runtime.execution_info))
+            call.funds.extend(plan.raised)
             if all(task.id in results for task in plan.tasks):
-                plan = await desk.review(plan, results)
+                plan, again = await settled(node, await desk.turn(plan, results))
+                plan = await desk.review(plan, results) if not again else plan
+                results = {task: result for task, result in results.items() if task not in again}
+                if again:
+                    kept = {task: encode_result(result, self._blueprint.roster) for task, result in results.items()}
+                    update["results"] = Overwrite(kept)
+            elif self._blueprint.people.budget and not plan.capped and call.funds.own_used_up:
+                plan = await raised(node, await desk.turn(plan, results))
+                call.funds.extend(plan.raised)
             if plan is not before:
                 update["plan"] = _stored(plan)
         sends, unable = self._sends(plan, results, desk)
         if unable or "turn" in update:
             raw = {task: encode_result(result, self._blueprint.roster) for task, result in unable.items()}
-            update["results"] = Overwrite(raw) if "turn" in update else raw
+            if "results" in update:
+                raw = {**update["results"].value, **raw}
+            update["results"] = Overwrite(raw) if update.keys() & {"turn", "results"} else raw
         results = {**results, **unable}
         if sends:
             desk.emit(PlanReady, {"plan": plan, "finished": results})
-            values = {**state, **update}
-            call.begin(
-                Turn(
-                    id=turn_id(values),
-                    request=state["request"],
-                    plan=plan,
-                    results=results,
-                    given=state.get("given") or {},
-                    halfway=state.get("halfway") or {},
-                    **await context(self._blueprint, values, runtime.store, user_of(config)),
-                )
-            )
+            call.begin(await desk.turn(plan, results, {**state, **update}))
             return Command(update=update, goto=[*sends, "gather"])
         answer = compose(plan, results, call.funds.used_up)
         desk.emit(TurnEnded, {"answer": answer})
@@ -95,14 +99,12 @@ class Supervisor:
         for task in plan.order:
             if task.id in results:
                 continue
-            choice = self._blueprint.router.choose(task)
-            if choice.agents:
-                sends.append(Send(choice.agents[0], {"task": task.id}))
+            able = self._blueprint.candidates(task)
+            if able or self._blueprint.people.unable:
+                sends.append(Send(able[0].name if able else PERSON, {"task": task.id}))
                 continue
-            moment = now()
-            unable[task.id] = Result(
-                task=task.id, status=Status.FAILED, error=choice.reason, started=moment, ended=moment
-            )
+            moment, why = now(), self._blueprint.router.choose(task).reason
+            unable[task.id] = Result(task=task.id, status=Status.FAILED, error=why, started=moment, ended=moment)
             desk.emit(TaskEnded, {"task": task.id, "result": unable[task.id]})
         return sends, unable
 
@@ -120,12 +122,26 @@ class _Desk:
     def emit(self, kind: type[Event], what: Mapping[str, Any]) -> None:
         self.runtime.stream_writer(kind(path=self.call.path, **what))
 
+    async def turn(self, plan: Plan, results: Mapping[str, Result], values: Mapping[str, Any] | None = None) -> Turn:
+        """What the tasks of the turn share."""
+        state = self.state if values is None else values
+        return Turn(
+            id=turn_id(state),
+            request=self.state["request"],
+            plan=plan,
+            results=results,
+            given=self.state.get("given") or {},
+            halfway=self.state.get("halfway") or {},
+            **await context(self.blueprint, state, self.runtime.store, user_of(self.config)),
+        )
+
     def _scope(self, who: str, number: int = 1) -> Scope:
         call = self.call
         return Scope(
             task="",
             agent=who,
             key="/".join((*call.path, who, str(number))),
+            path=call.path,
             account=call.funds.account,
             purse=call.funds,
             terms=call.funds.terms,

@@ -1,6 +1,6 @@
-"""Waiting for a date or a person without holding anything: the run ends as waiting, and `tick` continues it.
+"""Waiting for a date without holding anything: the run ends as waiting, and `tick` continues it.
 
-Both rest on LangGraph's `interrupt`: when the run goes on, the agent runs again from its beginning, and the call
+It rests on LangGraph's `interrupt`: when the run goes on, the agent runs again from its beginning, and the call
 returns. What was done before the call is done again, so wait first.
 """
 
@@ -14,7 +14,7 @@ from langgraph.types import Interrupt, interrupt
 
 from orchestra.tasks import now
 
-_TIMER, _QUESTION = "orchestra_timer", "orchestra_question"
+_TIMER, QUESTION = "orchestra_timer", "orchestra_question"
 
 
 def wait_until(moment: datetime) -> None:
@@ -35,21 +35,6 @@ def wait_for(delay: timedelta | float) -> None:
     wait_until(now() + (delay if isinstance(delay, timedelta) else timedelta(seconds=delay)))
 
 
-def ask(question: Any, *, within: timedelta, otherwise: Any) -> Any:
-    """Ask a person, and go on without them after a while. Call it inside an agent.
-
-    For a question without a deadline call LangGraph's `interrupt(question)`.
-
-    Args:
-        question: What to ask; what JSON can hold.
-        within: How long to wait for the answer. After it, `orchestra runs tick` or the next `resume` goes on.
-        otherwise: What is returned then.
-    """
-    return interrupt(
-        {"kind": _QUESTION, "question": question, "due": (now() + within).isoformat(), "otherwise": otherwise}
-    )
-
-
 def in_utc(moment: datetime) -> datetime:
     """A moment with its timezone; without one it is in UTC."""
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
@@ -57,29 +42,25 @@ def in_utc(moment: datetime) -> datetime:
 
 def is_timer(asked: Interrupt[Any]) -> bool:
     """Whether it waits for a date alone, so that there is nothing to answer."""
-    return _ours(asked).get("kind") == _TIMER
-
-
-def question_of(asked: Interrupt[Any]) -> Any:
-    """What a person is asked."""
-    return _ours(asked).get("question", asked.value)
+    return ours(asked).get("kind") == _TIMER
 
 
 def due_of(asked: Interrupt[Any]) -> datetime | None:
     """When it is over by itself; `None` if never."""
-    due = _ours(asked).get("due")
+    due = ours(asked).get("due")
     return datetime.fromisoformat(due) if due else None
 
 
 def overdue(asked: Interrupt[Any], at: datetime) -> Any:
     """The answer that the passing of time has given, in a tuple; empty if there is none yet."""
     due = due_of(asked)
-    return () if due is None or due > at else (_ours(asked).get("otherwise", due.isoformat()),)
+    return () if due is None or due > at else (ours(asked).get("otherwise", due.isoformat()),)
 
 
-def _ours(asked: Interrupt[Any]) -> Mapping[str, Any]:
+def ours(asked: Interrupt[Any]) -> Mapping[str, Any]:
+    """What Orchestra put into an interrupt; empty if it is somebody else's."""
     value: Mapping[str, Any] = cast("Mapping[str, Any]", asked.value) if isinstance(asked.value, dict) else {}
-    return value if value.get("kind") in (_TIMER, _QUESTION) else {}
+    return value if value.get("kind") in (_TIMER, QUESTION) else {}
 
 
 def moment_of(checkpoint_id: str) -> datetime:

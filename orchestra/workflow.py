@@ -10,16 +10,18 @@ import copy
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, Literal, NoReturn, cast
 
 from langgraph.graph import END, START, StateGraph
 
 from checkpoints import SQLAlchemySaver
 from orchestra.agents import Agent, Parameter, Team, bind, produces, stands_in, type_name
-from orchestra.attempts import Reviewing
-from orchestra.blueprint import Blueprint
+from orchestra.blueprint import PERSON, Blueprint
 from orchestra.budgets import Budget, ModelTerms
+from orchestra.claims import Arbiter, AskPerson, Comparing, Conflict, Policy, Verdict
+from orchestra.conduct import Approving, People, Reviewing
 from orchestra.errors import WorkflowError
 from orchestra.graph import CompiledWorkflow
 from orchestra.ownstate import own_keys
@@ -32,7 +34,7 @@ from orchestra.supervisor import Supervisor
 from orchestra.tasknode import TaskNode
 from orchestra.tasks import Plan, Review
 
-_RESERVED = frozenset({"supervisor", "gather"})
+_RESERVED = frozenset({"supervisor", "gather", PERSON})
 
 
 class Workflow(Shown, StateGraph[Any, Any, Any, Any]):
@@ -59,6 +61,11 @@ class Workflow(Shown, StateGraph[Any, Any, Any, Any]):
         models: Prices and rate limits by the model's name, as its client has it.
         max_handed_on: How often agents may hand on work in one turn; see `Delegate`.
         embed: Replaces n-grams as routing's measure of similarity.
+        people: When a person is asked, besides the approvals and conflicts that are declared.
+        settle: How contradictions between agents' claims are settled: `ByMajority`, `ByConfidence`, `ByTrust`,
+            `ByRecency`, `Prefer`, `Arbiter`, `AskPerson`; each is tried where those before it could not decide. Without
+            any, contradictions are told in the answer.
+        comparing: How claims are compared: tolerances, other names, rates of currencies.
 
     Raises:
         WorkflowError: The declaration is wrong; raised here, by the `add_` methods, or by `compile`.
@@ -83,6 +90,9 @@ class Workflow(Shown, StateGraph[Any, Any, Any, Any]):
         models: Mapping[str, ModelTerms] | None = None,
         max_handed_on: int = 16,
         embed: Embed | None = None,
+        people: People = People(),  # noqa: B008 -- frozen
+        settle: Sequence[Policy | Arbiter | AskPerson] = (),
+        comparing: Comparing = Comparing(),  # noqa: B008 -- frozen
     ) -> None:
         if not re.fullmatch(r"[\w.-]+", name):
             raise WorkflowError(f"{name!r} can't name a workflow: use letters, digits, '_', '-' and '.'.")
@@ -99,6 +109,9 @@ class Workflow(Shown, StateGraph[Any, Any, Any, Any]):
         self.user_budget = user_budget
         self.models = dict(models or {})
         self.check = check
+        self.people = people
+        self._policies = tuple(settle)
+        self._comparing = comparing
         self._max_handed_on = max_handed_on
         if user_budget is not None and user_budget.seconds is not None:
             raise WorkflowError(f"Workflow {name!r}: seconds are for the budget of a run, not for user_budget.")
@@ -110,6 +123,8 @@ class Workflow(Shown, StateGraph[Any, Any, Any, Any]):
         self._needs: dict[str, dict[str, bool]] = {}
         self._backups: dict[str, list[str]] = {}
         self._reviews: dict[str, tuple[str, int]] = {}
+        self._approvals: dict[str, Approving] = {}
+        self._fallbacks: list[str] = []
         self._max_tasks = max_tasks
         self._embed = embed
         if history is not None and history < 0:
@@ -123,7 +138,7 @@ class Workflow(Shown, StateGraph[Any, Any, Any, Any]):
     # Declaration
 
     def add_agent(self, agent: Agent, *, backup_for: str | None = None) -> Workflow:
-        """Add an agent; with `backup_for`, as a spare that steps in when the named agent fails.
+        """Add an agent; with `backup_for`, as a spare that steps in when the named agent fails, or with "*" for anyone.
 
         Raises:
             WorkflowError: The name is taken or reserved, or `backup_for` names nobody.
@@ -133,7 +148,9 @@ class Workflow(Shown, StateGraph[Any, Any, Any, Any]):
         if agent.name in self.roster or agent.name in _RESERVED:
             taken = "Orchestra needs that name itself" if agent.name in _RESERVED else "the name is taken"
             raise WorkflowError(f"Workflow {self.name!r} can't add agent {agent.name!r}: {taken}.")
-        if backup_for is not None:
+        if backup_for == "*":
+            self._fallbacks.append(agent.name)
+        elif backup_for is not None:
             self._known(backup_for, "backup_for")
             self._backups.setdefault(backup_for, []).append(agent.name)
         self.roster[agent.name] = agent
@@ -192,6 +209,37 @@ class Workflow(Shown, StateGraph[Any, Any, Any, Any]):
         if rounds < 0:
             raise WorkflowError(f"rounds must not be negative, not {rounds}.")
         self._reviews[author] = (by, rounds)
+        return self
+
+    def add_approval(
+        self,
+        name: str,
+        *,
+        before: bool | None = None,
+        rounds: int = 3,
+        within: timedelta | None = None,
+        otherwise: Literal["approve", "reject", "skip"] = "reject",
+    ) -> Workflow:
+        """Have a person approve an agent's work. The run does what does not depend on it, then waits at no cost.
+
+        Args:
+            name: The agent.
+            before: Ask before it begins; by default for agents with side effects. Else the person sees its output, may
+                edit it, or reject it with a reason, and it is done again.
+            rounds: How often rejected work goes back at most.
+            within: How long to wait for the person; by default as long as it takes.
+            otherwise: What is decided then.
+
+        Raises:
+            WorkflowError: The agent is unknown, or has an approval already.
+        """
+        self._known(name, "add_approval")
+        if name in self._approvals:
+            raise WorkflowError(f"Agent {name!r} has an approval already.")
+        if rounds < 0 or (within is not None and within <= timedelta()):
+            raise WorkflowError(f"add_approval({name!r}): rounds must not be negative, and within must be above zero.")
+        first = self.roster[name].side_effects if before is None else before
+        self._approvals[name] = Approving(before=first, rounds=rounds, within=within, otherwise=otherwise)
         return self
 
     def add_conditional_edges(self, *_: Any, **__: Any) -> NoReturn:  # pyright: ignore[reportIncompatibleMethodOverride] -- refused on purpose
@@ -257,9 +305,9 @@ class Workflow(Shown, StateGraph[Any, Any, Any, Any]):
     @property
     def task_agents(self) -> list[Agent]:
         """The agents that are tasks of their own: all but spares and reviewers."""
-        aside = {spare for spares in self._backups.values() for spare in spares} | {
-            by for by, _ in self._reviews.values()
-        }
+        aside = {*self._fallbacks, *(spare for spares in self._backups.values() for spare in spares)}
+        aside |= {by for by, _ in self._reviews.values()}
+        aside |= self._arbiters
         return [agent for agent in self.roster.values() if agent.name not in aside]
 
     def make_plan(self) -> Plan:
@@ -301,10 +349,11 @@ class Workflow(Shown, StateGraph[Any, Any, Any, Any]):
             WorkflowError: The declaration does not add up.
         """
         blueprint = self._blueprint()
+        nodes = (*self.roster, *((PERSON,) if self.people.unable else ()))
         graph: Any = StateGraph(self.state_schema)
-        graph.add_node("supervisor", Supervisor(blueprint), destinations=(*self.roster, "gather", END))
+        graph.add_node("supervisor", Supervisor(blueprint), destinations=(*nodes, "gather", END))
         graph.add_node("gather", _gather)
-        for name in self.roster:
+        for name in nodes:
             graph.add_node(name, TaskNode(blueprint), input_schema=dict)
         graph.add_edge(START, "supervisor")
         graph.add_edge("gather", "supervisor")
@@ -335,15 +384,20 @@ class Workflow(Shown, StateGraph[Any, Any, Any, Any]):
             )
             for author, (by, rounds) in self._reviews.items()
         }
-        reviewers = {by for by, _ in self._reviews.values()}
+        aside = {*self._fallbacks, *self._arbiters, *(by for by, _ in self._reviews.values())}
         blueprint = Blueprint(
             name=self.name,
             roster=dict(self.roster),
-            router=Router((a for a in self.roster.values() if a.name not in reviewers), self._backups, self._embed),
+            router=Router((a for a in self.roster.values() if a.name not in aside), self._backups, self._embed),
             plan=plan,
             planner=self.planner,
             given=dict(self._inputs),
             reviews=reviews,
+            approvals=dict(self._approvals),
+            people=self.people,
+            policies=self._policies,
+            comparing=self._comparing,
+            fallbacks=tuple(self._fallbacks),
             teams={name: agent.run.compile() for name, agent in self.roster.items() if isinstance(agent.run, Team)},
             max_tasks=self._max_tasks,
             history=self._history,
@@ -351,13 +405,25 @@ class Workflow(Shown, StateGraph[Any, Any, Any, Any]):
             own_plan=self.make_plan,
             reviewer=self.reviewer,
             max_handed_on=self._max_handed_on,
-            spares=frozenset(spare for spares in self._backups.values() for spare in spares),
+            spares=frozenset((*self._fallbacks, *(each for spares in self._backups.values() for each in spares))),
         )
         self._check_reviewers(blueprint)
         return blueprint
 
+    @property
+    def _arbiters(self) -> set[str]:
+        return {policy.agent for policy in self._policies if isinstance(policy, Arbiter)}
+
     def _check_reviewers(self, blueprint: Blueprint) -> None:
-        """See that reviewers return reviews and can be given what they ask for."""
+        """See that reviewers and arbiters return what they are to, and can be given what they ask for."""
+        for arbiter in self._arbiters:
+            self._known(arbiter, "settle")
+            if not produces(self.roster[arbiter].output, Verdict):
+                raise WorkflowError(
+                    f"Arbiter {arbiter!r} must return a Verdict, not {type_name(self.roster[arbiter].output)}: "
+                    "annotate it with -> Verdict."
+                )
+            bind(self.roster[arbiter], {"conflict": Conflict}, where="before an arbiter")
         for author, review in blueprint.reviews.items():
             for reviewer in review.reviewers:
                 if not produces(reviewer.output, Review):

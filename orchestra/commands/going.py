@@ -27,6 +27,7 @@ from orchestra.commands.output import (
     print_json,
     program,
     say,
+    told,
 )
 from orchestra.references import load
 from orchestra.replays import Replayed
@@ -35,8 +36,6 @@ from orchestra.runs import Orchestra, Ticked
 from orchestra.show.terminal import answer, display
 from orchestra.show.theme import clean, when
 from orchestra.snapshots import Outcome, RunInfo, RunState
-from orchestra.tasks import text_of
-from orchestra.timers import question_of
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -123,6 +122,21 @@ def replay(arguments: argparse.Namespace) -> int:
         text += f"Other results now: {clean(', '.join(replayed.different))}. Models and tools said the same as then."
     say(arguments, text, {"thread": arguments.thread, "calls": replayed.calls, "different": [*replayed.different]})
     return DONE if replayed.same else FAILED
+
+
+def answer_question(arguments: argparse.Namespace) -> int:
+    """Answer an open question and go on."""
+    must_have_runs(arguments.db)
+    try:
+        given = json.loads(arguments.answer)
+    except ValueError:
+        given = arguments.answer  # plain text
+
+    async def begin(orchestra: Orchestra) -> Run:
+        workflow = load(arguments.graph) if arguments.graph else None
+        return await orchestra.answer(arguments.thread, given, arguments.question, workflow=workflow)
+
+    return asyncio.run(_follow(arguments, begin))
 
 
 def tick(arguments: argparse.Namespace) -> int:
@@ -241,11 +255,11 @@ def _report(arguments: argparse.Namespace, where: Console, outcome: Outcome | No
         return FAILED
     if info.state is RunState.WAITING:
         for question in info.questions:
-            asked = clean(text_of(question_of(question)))
-            _tell(arguments, where, f"Waiting for an answer to question {question.id}: {asked}")
+            _tell(arguments, where, f"Waiting for an answer. {told(question)}")
         if info.questions:
-            how = f"await orchestra.resume({thread!r}, answers={{question id: answer}})"
-            _tell(arguments, where, f"Answer in Python: {how}. Nothing is lost.")
+            which = " --question ID" if len(info.questions) > 1 else ""
+            how = f"{program()} runs answer {shlex.quote(thread)} ANSWER{which}{database}"
+            _tell(arguments, where, f"Answer with: {how}. Nothing is lost.")
         if info.due is not None:
             _tell(arguments, where, f"Goes on by itself at {when(info.due)}, with: {program()} runs tick{database}")
         return WAITING

@@ -10,11 +10,11 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from checkpoints import SQLAlchemySaver
+from orchestra.assignments import Memo
 from orchestra.commands.output import DONE, FAILED, USAGE, console, line, must_exist, must_have_runs, print_json, say
 from orchestra.runs import Orchestra
 from orchestra.show.terminal import memory_table
 from orchestra.show.theme import clean
-from orchestra.tasks import Memo
 
 T = TypeVar("T")
 

@@ -4,26 +4,54 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import sys
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pydantic_core
 
-from orchestra.commands.output import DONE, USAGE, as_json, console, line, must_have_runs, print_json, say
+from orchestra.agents import Agent
+from orchestra.clinic import Checkup, Clinic, everyone
+from orchestra.commands.output import (
+    DONE,
+    FAILED,
+    USAGE,
+    as_json,
+    console,
+    has_runs,
+    line,
+    must_have_runs,
+    print_json,
+    say,
+    told,
+)
 from orchestra.errors import OrchestraError, RequestError
 from orchestra.references import gallery, load
 from orchestra.runs import Orchestra
 from orchestra.show.graph import mermaid, workflow_svg
 from orchestra.show.picture import write_picture
 from orchestra.show.report import report
-from orchestra.show.terminal import answer, comparison_table, history_table, results_table, runs_table, values_table
-from orchestra.show.theme import clean, when
-from orchestra.snapshots import Comparison, RunInfo
-from orchestra.timers import question_of
+from orchestra.show.standing import standing_view
+from orchestra.show.terminal import (
+    agents_table,
+    answer,
+    comparison_table,
+    history_table,
+    results_table,
+    runs_table,
+    values_table,
+)
+from orchestra.show.theme import when
+from orchestra.snapshots import Comparison, RunInfo, RunState
+from orchestra.standing import Standing
+from orchestra.vitals import Condition
 
 T = TypeVar("T")
+
+_SICK = (Condition.OPEN, Condition.HALF_OPEN)
 
 
 def runs_list(arguments: argparse.Namespace) -> int:
@@ -47,21 +75,25 @@ def runs_list(arguments: argparse.Namespace) -> int:
 def runs_show(arguments: argparse.Namespace) -> int:
     """Show one run: its tasks, how each went, and the answer; or write all of it as a page."""
 
-    async def read(orchestra: Orchestra) -> tuple[RunInfo, list[dict[str, Any]]]:
-        return await orchestra.info(arguments.thread), await orchestra.turns(arguments.thread)
+    async def read(orchestra: Orchestra) -> tuple[RunInfo, list[dict[str, Any]], Standing]:
+        thread = arguments.thread
+        return await orchestra.info(thread), await orchestra.turns(thread), await orchestra.status(thread)
 
-    info, turns = _read(arguments, read)
+    info, turns, standing = _read(arguments, read)
     if arguments.html is not None:
         return _write(arguments, arguments.html, lambda path: path.write_text(report(info, history=turns), "utf-8"))
     if arguments.json:
-        print_json(as_json(info) | {"history": turns})
+        print_json(as_json(info) | {"history": turns, "status": standing.as_json()})
         return DONE
     where = console(arguments)
     where.print(runs_table([info]))
     where.print()
     where.print(results_table(info))
+    if info.state not in (RunState.DONE, RunState.FAILED):
+        where.print()
+        where.print(standing_view(replace(standing, questions=())))
     for question in info.questions:
-        line(where, f"\nOpen question {question.id}: {clean(str(question_of(question)))}")
+        line(where, f"\nOpen: {told(question)}")
     if info.due is not None:
         line(where, f"\nGoes on by itself at {when(info.due)}, with: orchestra runs tick")
     if info.answer is not None:
@@ -106,6 +138,49 @@ def compare(arguments: argparse.Namespace) -> int:
         where.print()
         where.print(values_table(found))
     return DONE
+
+
+def agents(arguments: argparse.Namespace) -> int:
+    """Show the agents of a workflow and of its teams, and how they are; with --check, probe them first."""
+    workflow = load(arguments.graph)
+    workflow.compile()
+
+    async def look(orchestra: Orchestra) -> tuple[list[Checkup], dict[str, list[Checkup]]]:
+        clinic = Clinic(workflow, orchestra.store)
+        done = await clinic.check() if arguments.check else []
+        await clinic.read()
+        return done, {name: await clinic.history(name) for name in clinic.agents}
+
+    async def go() -> tuple[list[Checkup], dict[str, list[Checkup]]]:
+        if not arguments.check and not has_runs(arguments.db):  # looking makes no database
+            return [], {}
+        async with Orchestra(arguments.db) as orchestra:
+            return await look(orchestra)
+
+    with contextlib.redirect_stdout(sys.stderr):  # agents run, and may print
+        done, probes = asyncio.run(go())
+    everybody = everyone(workflow)
+    sick = [name for name, agent in everybody.items() if agent.health.condition in _SICK]
+    failed = any(one.problem for one in done)
+    if arguments.json:
+        print_json([_agent(name, agent, probes.get(name, [])) for name, agent in everybody.items()])
+    else:
+        console(arguments).print(agents_table(everybody, probes))
+        if arguments.check and not done:
+            line(console(arguments), "No agent has a probe: Agent(probe=Probe(input, expect)).")
+    return FAILED if failed or sick else DONE
+
+
+def _agent(name: str, agent: Agent, probes: list[Checkup]) -> dict[str, Any]:
+    health = agent.health
+    return {
+        "agent": name,
+        "capabilities": [each.name for each in agent.capabilities],
+        "condition": str(health.condition),
+        "reasons": list(health.reasons),
+        "typical_seconds": health.typical,
+        "probes": [_plain(one) for one in probes],
+    }
 
 
 def graph_list(arguments: argparse.Namespace) -> int:

@@ -18,9 +18,10 @@ from sqlalchemy.exc import ArgumentError
 
 from checkpoints import SQLAlchemySaver
 from orchestra.errors import ThreadNotFound
+from orchestra.questions import Question, plain
 from orchestra.show.terminal import PIPE_WIDTH
+from orchestra.show.theme import clean, when
 from orchestra.snapshots import RunInfo
-from orchestra.timers import question_of
 
 DONE, FAILED, USAGE, WAITING, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -48,6 +49,15 @@ def must_have_runs(database: str) -> None:
     with SQLAlchemySaver(database) as saver:
         if saver.schema_version() is None:
             raise ThreadNotFound(f"There are no runs in {database} yet.")
+
+
+def has_runs(database: str) -> bool:
+    """Whether there is a database with our tables."""
+    try:
+        must_have_runs(database)
+    except ThreadNotFound:
+        return False
+    return True
 
 
 def program() -> str:
@@ -87,6 +97,17 @@ def say(arguments: argparse.Namespace, text: str, told: Any) -> None:
     print_json(told) if arguments.json else line(console(arguments), text)
 
 
+def told(question: Question) -> str:
+    """A question in a line or two: what is asked, where, and what can be answered."""
+    where = f" ({clean(question.place)})" if question.place else ""
+    text = f"Question {question.id}{where}: {clean(question.text)}"
+    if question.options:
+        text += f" [{' | '.join(clean(plain(option)) for option in question.options)}]"
+    if question.due is not None:
+        text += f" By {when(question.due)}; then: {clean(plain(question.otherwise))}"
+    return text
+
+
 def as_json(info: RunInfo) -> dict[str, Any]:
     """A run for machines."""
     return {
@@ -101,7 +122,7 @@ def as_json(info: RunInfo) -> dict[str, Any]:
         "plan": info.plan.model_dump(mode="json") if info.plan else None,
         "results": dict(info.raw),
         "answer": info.answer,
-        "questions": [{"id": question.id, "value": question_of(question)} for question in info.questions],
+        "questions": [question.model_dump(mode="json", exclude_defaults=True) for question in info.questions],
         "due": info.due.isoformat() if info.due else None,
         "waiting": list(info.waiting),
         "recorded": info.recorded,

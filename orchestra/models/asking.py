@@ -24,7 +24,8 @@ from pydantic import TypeAdapter
 from orchestra.errors import AgentError, Irreparable, ModelRefused, WorkflowError
 from orchestra.metering import Scope, current_scope, silent
 from orchestra.models.calls import Reply, call, limit_of
-from orchestra.models.parsing import Flaw, Reading, looks_like_tool_call, read
+from orchestra.models.flaws import Flaw
+from orchestra.models.parsing import Reading, looks_like_tool_call, read
 from orchestra.models.profiles import Profile, names_of, profile_of
 from orchestra.models.prompts import data
 from orchestra.models.replies import HAND_BACK, HAND_ON, Form, ToolUse, callable_tools, enforced

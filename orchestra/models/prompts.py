@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from orchestra.tasks import Assignment, text_of
+from orchestra.assignments import Assignment
+from orchestra.tasks import text_of
 
 SPECIALIST = """\
 {instructions}

@@ -10,11 +10,12 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import HumanMessage, SystemMessage
 from langchain_core.tools import BaseTool
 
+from orchestra.assignments import Assignment
 from orchestra.metering import current_scope
 from orchestra.models.asking import Conversation, is_too_long
 from orchestra.models.profiles import names_of
 from orchestra.models.prompts import CHARACTERS_PER_TOKEN, SPECIALIST, briefing
-from orchestra.tasks import Assignment, text_of
+from orchestra.tasks import text_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,9 @@ from rich.markdown import Markdown
 from rich.table import Table
 from rich.text import Text
 
+from orchestra.agents import Agent
+from orchestra.assignments import Memo
+from orchestra.clinic import Checkup
 from orchestra.events import (
     DraftReviewed,
     Event,
@@ -26,9 +29,9 @@ from orchestra.events import (
     WorkReviewed,
 )
 from orchestra.show.progress import Progress, Row
-from orchestra.show.theme import SIGNS, clean, duration, one_line
+from orchestra.show.theme import SIGNS, clean, duration, one_line, when
 from orchestra.snapshots import Comparison, History, RunInfo
-from orchestra.tasks import Judgement, Memo, Result, text_of
+from orchestra.tasks import Judgement, Result, text_of
 
 PIPE_WIDTH = 240
 """Characters per line where there is no terminal."""
@@ -297,6 +300,26 @@ def values_table(comparison: Comparison) -> Table:
     for change in comparison.values:
         values = (Text(one_line("" if v is None else text_of(v), 80)) for v in (change.before, change.after))
         table.add_row(Text(clean(change.key)), *values)
+    return table
+
+
+def agents_table(agents: Mapping[str, Agent], told: Mapping[str, Sequence[Checkup]]) -> Table:
+    """Agents, how they are, and what their last probe said."""
+    table = _table("agent", "is", "usually", "last probe", "capabilities")
+    for name, agent in agents.items():
+        health, last = agent.health, (told.get(name) or [None])[-1]
+        why = f": {'; '.join(health.reasons)}" if health.reasons else ""
+        style = {"healthy": "green", "degraded": "yellow"}.get(str(health.condition), "red")
+        probe = "no probe" if agent.probe is None else "never"
+        if last is not None:
+            probe = f"{when(last.at)} {'good' if last.problem is None else last.problem} ({duration(last.seconds)})"
+        table.add_row(
+            Text(clean(name)),
+            Text(clean(f"{health.condition}{why}"), style=style),
+            "" if health.typical is None else duration(health.typical),
+            Text(clean(probe), style="red" if last is not None and last.problem else ""),
+            Text(clean(", ".join(each.name for each in agent.capabilities))),
+        )
     return table
 
 

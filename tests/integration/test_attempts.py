@@ -303,11 +303,15 @@ async def test_the_backup_steps_in_then_whoever_has_the_capability() -> None:
 
     flow = Workflow("w", agents=[failing("first"), failing("other")])
     flow.add_agent(failing("spare"), backup_for="first").add_agent(last_hope, backup_for="other")
-    graph = flow.compile()
-    events = [e async for e in graph.astream({"request": "go"}, stream_mode="custom") if isinstance(e, FellBack)]
-    steps = [(e.from_agent, e.to_agent) for e in events if e.task == "first"]
+    steps: list[tuple[str, str]] = []
+    state: Any = None
+    async for mode, told in flow.compile().astream({"request": "go"}, stream_mode=["custom", "values"]):
+        if mode == "values":
+            state = told
+        elif isinstance(told, FellBack) and told.task == "first":
+            steps.append((told.from_agent, told.to_agent))
     assert steps == [("first", "spare"), ("spare", "other"), ("other", "last_hope")]
-    result = (await graph.ainvoke({"request": "go"}))["results"]["first"]
+    result = state["results"]["first"]
     assert (result.output, result.agent) == ("found", "last_hope")
     assert [attempt.agent for attempt in result.attempts] == ["first", "spare", "other", "last_hope"]
 

@@ -109,7 +109,7 @@ async def test_an_agent_waits_and_a_tick_goes_on_when_it_is_time(database: str, 
         outcome = await (await orchestra.start(flow, "go", thread_id="t"))
         assert (outcome.state, outcome.answer) == (RunState.WAITING, None)
         assert about(outcome.due, now() + HOUR)
-        assert [one.value["question"] for one in outcome.questions] == (["who?"] if way == "ask" else [])
+        assert [one.value for one in outcome.questions] == (["who?"] if way == "ask" else [])
         assert await orchestra.saver.aleases() == []
         with pytest.raises(ThreadWaiting):
             await orchestra.start(flow, "another", thread_id="t")
@@ -317,7 +317,7 @@ async def test_an_answer_in_time_counts_and_the_default_does_not(database: str) 
     async with Orchestra(database) as orchestra:
         outcome = await (await orchestra.start(flow, "go", thread_id="t"))
         before = await orchestra.info("t")
-        ids = {question.value["question"]: question.id for question in outcome.questions}
+        ids = {question.value: question.id for question in outcome.questions}
         assert about(before.due, now() + HOUR)
         outcome = await (await orchestra.resume("t", workflow=flow, answers={ids["one"]: "Ada"}))
         after = await orchestra.info("t")

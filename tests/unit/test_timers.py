@@ -13,7 +13,8 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.types import Interrupt
 from typing_extensions import TypedDict
 
-from orchestra.timers import due_of, in_utc, is_timer, moment_of, overdue, question_of
+from orchestra.questions import question_of
+from orchestra.timers import due_of, in_utc, is_timer, moment_of, overdue
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
 TIMER = Interrupt(value={"kind": "orchestra_timer", "due": NOON.isoformat()}, id="1")
@@ -69,7 +70,7 @@ def test_a_moment_without_a_timezone_is_in_utc_and_one_with_keeps_it() -> None:
 
 def test_what_an_interrupt_tells() -> None:
     assert (is_timer(TIMER), due_of(TIMER)) == (True, NOON)
-    assert (is_timer(QUESTION), due_of(QUESTION), question_of(QUESTION)) == (False, NOON, "who?")
+    assert (is_timer(QUESTION), due_of(QUESTION), question_of(QUESTION).value) == (False, NOON, "who?")
 
 
 @pytest.mark.parametrize(("late", "over"), [(-1, False), (0, True), (1, True)])
@@ -85,4 +86,4 @@ def test_when_it_is_over_by_itself(late: int, over: bool) -> None:
 def test_questions_of_the_users_own_are_never_over(value: Any) -> None:
     asked = Interrupt(value=value, id="3")
     assert (is_timer(asked), due_of(asked), overdue(asked, NOON + timedelta(days=9))) == (False, None, ())
-    assert question_of(asked) == value
+    assert question_of(asked).value == value

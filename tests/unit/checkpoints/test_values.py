@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -69,6 +70,15 @@ def test_what_is_put_is_what_is_got(  # noqa: PLR0917 - Hypothesis passes them b
     assert found.metadata["m"] == metadata
     assert found.pending_writes == [("task", *each) for each in writes]
     saver.delete_thread(thread)
+
+
+def test_a_deleted_thread_is_not_remembered(saver, kit):
+    """A program that seeds `random` makes the same versions again."""
+    for value in ("x" * 1000, "y"):
+        random.seed(0)
+        config = kit.put(saver, {"c": value})
+        assert saver.get_tuple(config).checkpoint["channel_values"] == {"c": value}
+        saver.delete_thread(config["configurable"]["thread_id"])
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,8 @@ from pydantic import (
 )
 from typing_extensions import TypedDict
 
-from orchestra.models.parsing import Answer, Flaw, Reading, looks_like_tool_call, read
+from orchestra.models.flaws import Flaw
+from orchestra.models.parsing import Answer, Reading, looks_like_tool_call, read
 from tests.models_corpus import KINDS, malformed
 
 
@@ -600,8 +601,8 @@ def agrees(answer: Answer, adapter: TypeAdapter[Any], value: Any) -> Reading:
     return got
 
 
-quick = settings(
-    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
+quick = settings(  # a few examples, but others each time that the tests run
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
 )
 
 
@@ -694,54 +695,64 @@ def test_the_corpus_holds_every_kind_equally_often_and_is_the_same_each_time() -
     assert samples != malformed(len(KINDS) * 2, seed=6)
 
 
+# Long enough that what takes the square of a length takes far more than the bound.
 JUNK = {
-    "brackets": "[" * 500_000,
-    "objects": '{"a":' * 200_000,
-    "fences": "```\n" * 250_000,
-    "empty lists": "[]" * 500_000,
-    "comments": "[/*" * 330_000,
-    "quotes": '["' + "'\"" * 500_000,
-    "a quote": "[" * 50 + '"' * 999_999,
-    "thinking": "<think>" * 140_000,
-    "thoughts": "</think>" * 120_000,
-    "tags": "<a>" * 330_000 + PLAIN,
-    "angles": "<" * 999_999 + PLAIN,
-    "dashes": "- " * 500_000 + PLAIN,
-    "lines": "x" + "\n" * 999_999 + PLAIN,
-    "keys": "a:\n" * 330_000 + "b:" + PLAIN,
-    "digits": "1" * 999_999,
-    "a fraction": "1." + "1" * 999_999,
-    "commas": '{"a":1' + "," * 999_999 + "}",
-    "backslashes": '{"a":"' + "\\" * 999_999 + '"}',
-    "escapes": '{"a":"' + "\\u" * 450_000 + '"}',
-    "unknown keys": "{" + ",".join(f'"k{n}":{n}' for n in range(70_000)) + "}",
-    "a string": '{"name": "' + "x" * 999_999 + '", "price": 1,}',
+    "brackets": "[" * 150_000,
+    "objects": '{"a":' * 60_000,
+    "fences": "```\n" * 75_000,
+    "empty lists": "[]" * 150_000,
+    "comments": "[/*" * 100_000,
+    "quotes": '["' + "'\"" * 100_000,
+    "a quote": "[" * 50 + '"' * 199_999,
+    "thinking": "<think>" * 40_000,
+    "thoughts": "</think>" * 40_000,
+    "tags": "<a>" * 100_000 + PLAIN,
+    "angles": "<" * 299_999 + PLAIN,
+    "dashes": "- " * 150_000 + PLAIN,
+    "lines": "x" + "\n" * 299_999 + PLAIN,
+    "keys": "a:\n" * 100_000 + "b:" + PLAIN,
+    "digits": "1" * 299_999,
+    "a fraction": "1." + "1" * 299_999,
+    "commas": '{"a":1' + "," * 299_999 + "}",
+    "backslashes": '{"a":"' + "\\" * 299_999 + '"}',
+    "escapes": '{"a":"' + "\\u" * 150_000 + '"}',
+    "unknown keys": "{" + ",".join(f'"k{n}":{n}' for n in range(15_000)) + "}",
+    "a string": '{"name": "' + "x" * 299_999 + '", "price": 1,}',
+    "placeholders": "{x}" * 100_000,
+    "a number": '{"price": 1e' + "9" * 299_999 + "}",
+    "no words": "\u200b" * 299_999 + "x",
+}
+RELAXED = {
     "white space": "{name: 'chair'," + " \n" * 20_000 + "price: 2.5}",
     "dense JSON5": "{" + "a:1," * 1_990 + "b:}",
     "loose JSON5": "{'a':'" + "x" * 49_900 + "',,}",
     "deep JSON5": "{a:" * 20 + "[1,,]" + "}" * 20,
     "sums": '{"a":' + "1+" * 3_900 + "1}",
     "signs": '{"a":' + "-" * 7_900 + "1}",
-    "placeholders": "{x}" * 300_000,
-    "a number": '{"price": 1e' + "9" * 999_999 + "}",
-    "no words": "\u200b" * 999_999 + "x",
 }
 
 
 @pytest.mark.parametrize("name", [*JUNK])
-def test_a_megabyte_of_junk_takes_no_time(name: str) -> None:
+def test_much_junk_takes_no_time(name: str) -> None:
     before = time.process_time()
     assert reading(Offer, JUNK[name]).value in (None, GOOD)
     looks_like_tool_call(JUNK[name], {"search"})
     assert time.process_time() - before < 4  # under a second each; the machine may be slow
 
 
-def test_a_megabyte_of_answer_takes_no_time() -> None:
+@pytest.mark.parametrize("name", [*RELAXED])
+def test_what_is_read_by_slow_grammars_takes_no_time(name: str) -> None:
     before = time.process_time()
-    value = reading(set[str], json.dumps([f"x{n}" for n in range(120_000)])).value
-    assert len(value) == 120_000
-    assert flaw(set[date], json.dumps(["1704067200"] * 70_000)) is Flaw.WRONG
-    assert len(reading(list[Node], json.dumps([{"name": "a"}] * 60_000)).value) == 60_000
+    assert reading(Offer, RELAXED[name]).value in (None, GOOD)
+    assert time.process_time() - before < 4  # under a second each; the machine may be slow
+
+
+def test_a_long_answer_takes_no_time() -> None:
+    before = time.process_time()
+    value = reading(set[str], json.dumps([f"x{n}" for n in range(30_000)])).value
+    assert len(value) == 30_000
+    assert flaw(set[date], json.dumps(["1704067200"] * 20_000)) is Flaw.WRONG
+    assert len(reading(list[Node], json.dumps([{"name": "a"}] * 15_000)).value) == 15_000
     assert time.process_time() - before < 10
 
 
@@ -756,9 +767,9 @@ def test_nesting_has_a_bound() -> None:
 
 
 def test_what_json5_takes_long_to_read_has_a_bound() -> None:
-    assert reading(list[int], f"[{'1,' * 1_900}]").cleaned == JSON5
+    assert reading(list[int], f"[{'1,' * 500}]").cleaned == JSON5
     assert flaw(list[int], f"[{'1,' * 9_000}]") is Flaw.BROKEN
-    assert reading(list[str], f"['{'x' * 40_000}',]").cleaned == JSON5
+    assert reading(list[str], f"['{'x' * 12_000}',]").cleaned == JSON5
     assert flaw(list[str], f"['{'x' * 60_000}',]") is Flaw.BROKEN
 
 

@@ -1,0 +1,200 @@
+"""Contradictions between claims, settled where information flows together: at a task's inputs, and at the end.
+
+Rules decide at once. Where an agent or a person must, each conflict is brought before them once in a turn: whoever
+meets it later takes what was decided.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pydantic_core
+
+from orchestra.agents import Agent
+from orchestra.attempts import delivered
+from orchestra.claims import Arbiter, AskPerson, Claim, Conflict, Held, Resolution, Verdict, claims_of, find, settle
+from orchestra.dataflow import Suspended, Turn
+from orchestra.errors import AgentError
+from orchestra.events import ClaimsSettled
+from orchestra.node import Node, Notes
+from orchestra.questions import Question
+from orchestra.retrying import describe
+from orchestra.tasks import Result, Task, now
+
+
+def held_by(roster: Mapping[str, Agent], results: Iterable[Result]) -> list[Held]:
+    """The claims in outputs, with who made them."""
+    return [held for result in results if result.ok for held in _held(roster, result)]
+
+
+def _held(roster: Mapping[str, Agent], result: Result) -> list[Held]:
+    author = roster.get(result.agent or "")
+    claims: Iterable[Claim] = claims_of(result.output)
+    if author is not None and author.claims is not None and not result.edited:
+        claims = (*claims, *author.claims(result.output))
+    return [Held(claim=claim, task=result.task, agent=result.agent or "a person") for claim in claims]
+
+
+@dataclass(frozen=True, slots=True)
+class Settling:
+    """Settles conflicts for one node.
+
+    Args:
+        node: The node.
+        turn: What the turn's tasks share.
+        task: The task whose inputs the claims are; empty at the end of the turn.
+        call: Calls the arbiter: takes its name, a task and the conflict.
+        known: What was settled before in this turn.
+    """
+
+    node: Node
+    turn: Turn
+    task: str
+    call: Callable[[str, Task, Conflict], Awaitable[Any]]
+    known: Sequence[Resolution]
+
+    async def all(self, held: Iterable[Held]) -> list[Resolution]:
+        """How the conflicts among some claims are settled, in their order.
+
+        Raises:
+            GraphInterrupt: A person must decide, and has not.
+            Suspended: A person must, and was asked by another node.
+        """
+        return [await self._one(conflict) for conflict in find(held, self.node.blueprint.comparing)]
+
+    async def _one(self, conflict: Conflict) -> Resolution:
+        if (before := _before(conflict, self.known)) is not None:
+            return before
+        resolution, rest = settle(conflict, self.node.blueprint.policies)
+        if resolution is None:
+            resolution = await self._once(conflict, rest)
+        self.node.emit(ClaimsSettled, {"task": self.task, "resolution": resolution})
+        return resolution
+
+    async def _once(self, conflict: Conflict, rest: Sequence[Any]) -> Resolution:
+        """Bring a conflict before an agent or a person, unless another node does so already."""
+        key, settling = _key(conflict), self.node.call.settling
+        if (pending := settling.get(key)) is not None:
+            return await asyncio.shield(pending)
+        settling[key] = pending = asyncio.get_running_loop().create_future()
+        try:
+            resolution = await self._decided(conflict, key, rest)
+        except BaseException as error:
+            # Whoever else waits for it leaves the superstep, too, and comes back when this node does.
+            pending.set_exception(Suspended())
+            pending.exception()
+            del settling[key]
+            raise error from None
+        pending.set_result(resolution)
+        return resolution
+
+    async def _decided(self, conflict: Conflict, key: str, rest: Sequence[Any]) -> Resolution:
+        journal = Notes(self.node, self.task or "supervisor")
+        failed: list[str] = []
+        while rest:
+            who, number = rest[0], len(rest)
+            if isinstance(who, AskPerson):
+                return await self._asked(conflict, key, who)
+            if isinstance(who, Arbiter):
+                if (stored := journal.kept(f"arbiter {key}", number)) is None:
+                    stored = await self._arbitrated(conflict, key, who)
+                    await journal.keep(f"arbiter {key}", number, stored)
+                if stored["winner"] is not None:
+                    return Resolution(
+                        conflict=conflict,
+                        policy=who.name,
+                        by=who.agent,
+                        winner=stored["winner"],
+                        reason=stored["reason"],
+                    )
+                failed.append(f"{who.agent}: {stored['reason']}")
+                rest = rest[1:]
+            resolution, rest = settle(conflict, rest)
+            if resolution is not None:
+                return resolution.model_copy(update={"reason": "; ".join([*failed, resolution.reason])})
+        raise AssertionError("unreachable: a chain that is walked to its end gives a resolution")
+
+    async def _arbitrated(self, conflict: Conflict, key: str, who: Arbiter) -> dict[str, Any]:
+        task = Task(id=f"{self.task or 'answer'}.settle.{key[:6]}", instruction=f"Which side is right? {conflict.text}")
+        try:
+            verdict = Verdict(**_fields(await self.call(who.agent, task, conflict)))
+            if verdict.winner is None or 0 <= verdict.winner < len(conflict.sides):
+                return {"winner": verdict.winner, "reason": verdict.reason}
+            return {"winner": None, "reason": f"it named side {verdict.winner} of {len(conflict.sides)}"}
+        except (AgentError, TypeError) as error:
+            return {"winner": None, "reason": describe(error)}
+
+    async def _asked(self, conflict: Conflict, key: str, who: AskPerson) -> Resolution:
+        sides = [side.value for side in conflict.sides]
+        other = {"type": "object", "properties": {"value": {}, "why": {"type": "string"}}, "required": ["value"]}
+        question = Question(
+            kind="conflict",
+            value=f"Which is right? {conflict.text}",
+            known=pydantic_core.to_jsonable_python({"conflict": conflict}),
+            options=tuple(sides),
+            answers={"anyOf": [{"enum": sides}, {**other, "additionalProperties": False}]},
+            task=self.task,
+        )
+        if who.within is not None and who.otherwise is not None and who.otherwise < len(sides):
+            late = {"value": sides[who.otherwise], "why": "nobody answered in time"}
+            question = question.model_copy(update={"due": now() + who.within, "otherwise": late})
+        answer = await self.node.decide(self.task or "supervisor", self.turn.id, int(key[:8], 16), question)
+        said, why = (answer, "") if isinstance(answer, str) else (answer["value"], answer.get("why", ""))
+        how: dict[str, Any] = {"conflict": conflict, "policy": who.name, "by": "a person"}
+        if said in sides:
+            return Resolution(**how, winner=sides.index(said), reason=why or "a person chose it")
+        claim = Claim(subject=conflict.subject, attribute=conflict.attribute, value=said, source="a person")
+        return Resolution(**how, winner=None, value=claim, reason=why or "a person said so")
+
+
+def _fields(verdict: Any) -> dict[str, Any]:
+    plain = pydantic_core.to_jsonable_python(verdict)
+    return {name: plain[name] for name in ("winner", "reason")}
+
+
+def _before(conflict: Conflict, known: Iterable[Resolution]) -> Resolution | None:
+    """What was settled before for these sides, or for some of them."""
+    for resolution in known:
+        same = (resolution.conflict.subject, resolution.conflict.attribute) == (conflict.subject, conflict.attribute)
+        if not same or not resolution.settled:
+            continue
+        if resolution.conflict.sides == conflict.sides:
+            return resolution
+        if resolution.winner is None:  # a person said what holds instead of all sides
+            return resolution.model_copy(update={"conflict": conflict})
+        won = {_name(held) for held in resolution.conflict.sides[resolution.winner].held}
+        for index, side in enumerate(conflict.sides):
+            if won & {_name(held) for held in side.held}:
+                return resolution.model_copy(update={"conflict": conflict, "winner": index})
+    return None
+
+
+def _name(held: Held) -> tuple[str, str, str]:
+    return held.task, held.agent, str(held.claim.value)
+
+
+def _key(conflict: Conflict) -> str:
+    names = sorted(str(_name(held)) for side in conflict.sides for held in side.held)
+    said = "\n".join((conflict.subject, conflict.attribute, *names))
+    return hashlib.sha256(said.encode()).hexdigest()[:32]
+
+
+def caller(node: Node, turn: Turn, key: str) -> Callable[[str, Task, Conflict], Awaitable[Any]]:
+    """Calls an arbiter as any other agent: with its timeout, retries and fallbacks."""
+
+    async def call(agent: str, task: Task, conflict: Conflict) -> Any:
+        job = node.job(
+            turn,
+            task,
+            candidates=[node.blueprint.roster[agent]],
+            available={"conflict": Conflict},
+            inputs={"conflict": conflict},
+            key=f"{key}.settle",
+        )
+        return (await delivered(job))[1]
+
+    return call
