@@ -9,19 +9,7 @@ if TYPE_CHECKING:
     from orchestra.agents import Agent, Capability, agent
     from orchestra.assignments import Assignment, Memo
     from orchestra.budgets import Budget, ModelTerms
-    from orchestra.claims import (
-        Arbiter,
-        AskPerson,
-        ByConfidence,
-        ByMajority,
-        ByRecency,
-        ByTrust,
-        Claim,
-        Conflict,
-        Prefer,
-        Resolution,
-        Verdict,
-    )
+    from orchestra.claims import Claim, Conflict, Resolution
     from orchestra.clinic import Checkup
     from orchestra.conduct import People
     from orchestra.decisions import Decision
@@ -46,6 +34,7 @@ if TYPE_CHECKING:
     from orchestra.models.asking import ask_model
     from orchestra.planners import ModelPlanner, ModelReviewer
     from orchestra.planning import Planner
+    from orchestra.policies import Arbiter, AskPerson, ByConfidence, ByMajority, ByRecency, ByTrust, Prefer, Verdict
     from orchestra.probes import Probe
     from orchestra.questions import Question, ask
     from orchestra.replays import Replayed
@@ -86,17 +75,9 @@ _HOMES = {
         "ModelTerms",
     ),
     "orchestra.claims": (
-        "Arbiter",
-        "AskPerson",
-        "ByConfidence",
-        "ByMajority",
-        "ByRecency",
-        "ByTrust",
         "Claim",
         "Conflict",
-        "Prefer",
         "Resolution",
-        "Verdict",
     ),
     "orchestra.clinic": ("Checkup",),
     "orchestra.conduct": ("People",),
@@ -125,6 +106,16 @@ _HOMES = {
         "ModelReviewer",
     ),
     "orchestra.planning": ("Planner",),
+    "orchestra.policies": (
+        "Arbiter",
+        "AskPerson",
+        "ByConfidence",
+        "ByMajority",
+        "ByRecency",
+        "ByTrust",
+        "Prefer",
+        "Verdict",
+    ),
     "orchestra.probes": ("Probe",),
     "orchestra.questions": (
         "Question",

@@ -13,6 +13,7 @@ from langchain_core.runnables.config import var_child_runnable_config
 
 from orchestra.agents import Agent, Binding, bind
 from orchestra.assignments import Assignment, Memo
+from orchestra.claims import Held, Resolution
 from orchestra.dataflow import Updates
 from orchestra.decisions import Decision
 from orchestra.errors import AgentError, AttemptTimeout, BudgetExceeded, MalformedOutput, NoCapableAgent, WorkflowError
@@ -100,12 +101,14 @@ class Job:
         abort: Gives the whole run up, with the reason.
         stand_ins: Who else delivers what an agent does.
         tell_health: Tells that an agent's condition has changed.
+        settle: Settles what contradicts among some claims.
         journal: The durable record of attempts.
         check_updates: Raises for updates of the state that can't be made.
         updates: What the task, and a review of it, write to the user's own keys of the state, by task.
         memos: What is to be remembered of the user, by task like the updates.
         added: Tasks that this one added to the plan.
         decisions: What persons have decided of it.
+        resolutions: How contradictions among its replicas were settled.
     """
 
     task: Task
@@ -124,6 +127,7 @@ class Job:
     abort: Callable[[str], None]
     stand_ins: Callable[[Agent | None], Sequence[Agent]]
     tell_health: Callable[[Agent, Change], None]
+    settle: Callable[[Sequence[Held]], Awaitable[Sequence[Resolution]]]
     journal: Journal
     check_updates: Callable[[Updates], None]
     draft: str = ""
@@ -135,6 +139,7 @@ class Job:
     memos: dict[str, Sequence[Memo]] = field(default_factory=dict[str, Sequence[Memo]])
     added: list[Added] = field(default_factory=list[Added])
     decisions: list[Decision] = field(default_factory=list[Decision])
+    resolutions: list[Resolution] = field(default_factory=list[Resolution])
 
 
 def beside(job: Job, name: str) -> dict[str, Any]:

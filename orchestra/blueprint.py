@@ -11,15 +11,16 @@ from langgraph.channels.base import BaseChannel
 from langgraph.checkpoint.base import BaseCheckpointSaver
 
 from orchestra.agents import Agent, bind, stands_in
-from orchestra.claims import Arbiter, Comparing
 from orchestra.conduct import Approving, People, Reviewing
 from orchestra.dataflow import Call
 from orchestra.errors import PlanError, WorkflowError
 from orchestra.outputs import own_copy
 from orchestra.planners import Reviewer
 from orchestra.planning import Planner, check_plan
+from orchestra.policies import Arbiter
 from orchestra.routing import Router
 from orchestra.tasks import Plan, Task
+from orchestra.values import Comparing
 
 CALL = "orchestra_call"
 """Where the `Call` of the graph a node belongs to stands in the configurable part of LangGraph's config."""

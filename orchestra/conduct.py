@@ -23,6 +23,7 @@ from orchestra.errors import AgentError, MalformedOutput
 from orchestra.events import DraftReviewed, FellBack
 from orchestra.outputs import decode, encode
 from orchestra.questions import Question, decision_schema
+from orchestra.replicas import agreed
 from orchestra.tasks import Attempt, Result, Review, Status, Task, now
 
 
@@ -108,6 +109,7 @@ def _result(job: Job, began: datetime, **how: Any) -> Result:
         reviews=tuple(job.reviews),
         added=tuple(job.added),
         decisions=tuple(job.decisions),
+        resolutions=tuple(job.resolutions),
         **how,
     )
 
@@ -133,8 +135,12 @@ async def _tried(job: Job, number: int, review: Reviewing | None, approval: Appr
         raise AgentError(stored["error"])
     approval = None if approval is not None and approval.before else approval
     if review is None and approval is None:
-        return await delivered(job)
+        return await _work(job)
     return await _reviewed(job, review, approval)
+
+
+async def _work(job: Job) -> tuple[Agent, Any]:
+    return await (agreed(job) if job.task.replicas > 1 else delivered(job))
 
 
 # A person
@@ -330,7 +336,7 @@ async def _draft(job: Job, round_: int) -> tuple[Agent, Any]:
         await job.journal.skip_answers("draft", round_)
         return author, decode(author, stored["draft"])
     suffix = "" if round_ == 1 else f".{round_}"
-    return await delivered(replace(job, assignment=_keyed(job.assignment, suffix)))
+    return await _work(replace(job, assignment=_keyed(job.assignment, suffix)))
 
 
 async def _keep(job: Job, round_: int, what: _Round) -> None:

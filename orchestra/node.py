@@ -21,6 +21,7 @@ from orchestra.assignments import Assignment
 from orchestra.attempts import Job
 from orchestra.blueprint import TEAM, Blueprint, saver_of, user_of
 from orchestra.branching import executions
+from orchestra.claims import Held, Resolution
 from orchestra.context import context, turn_id
 from orchestra.dataflow import Call, Deferred, Stored, Turn, Updates
 from orchestra.errors import BudgetExceeded, UnstorableOutput, WorkflowError
@@ -138,6 +139,7 @@ class Node:
             scope=functools.partial(self.scope, f"{call.key}/{turn.id}/"),
             others=blueprint.others,
             hand_on=more.pop("hand_on", _nobody),
+            settle=more.pop("settle", _nothing),
             decide=lambda job, number, question: self.decide(job.task.id, turn.id, number, question),
             abort=functools.partial(setattr, call.halt, "why"),
             stand_ins=blueprint.stand_ins,
@@ -388,6 +390,11 @@ def last_spent(notes: Iterable[Mapping[str, Any]]) -> dict[tuple[str, ...], Any]
         if key not in last or attempt["seconds"] > last[key]["seconds"]:
             last[key] = attempt
     return last
+
+
+async def _nothing(_: Sequence[Held]) -> Sequence[Resolution]:
+    """What is settled of claims where they are not compared."""
+    return ()
 
 
 async def _nobody(job: Job, asker: Agent, wanted: Delegate) -> tuple[Task, Result]:

@@ -16,11 +16,12 @@ import pydantic_core
 
 from orchestra.agents import Agent
 from orchestra.attempts import delivered
-from orchestra.claims import Arbiter, AskPerson, Claim, Conflict, Held, Resolution, Verdict, claims_of, find, settle
+from orchestra.claims import Claim, Conflict, Held, Resolution, claims_of, find
 from orchestra.dataflow import Suspended, Turn
 from orchestra.errors import AgentError
 from orchestra.events import ClaimsSettled
 from orchestra.node import Node, Notes
+from orchestra.policies import Arbiter, AskPerson, Verdict, settle
 from orchestra.questions import Question
 from orchestra.retrying import describe
 from orchestra.tasks import Result, Task, now
@@ -64,16 +65,40 @@ class Settling:
             GraphInterrupt: A person must decide, and has not.
             Suspended: A person must, and was asked by another node.
         """
-        return [await self._one(conflict) for conflict in find(held, self.node.blueprint.comparing)]
+        compared = [*held]
+        if len(compared) < 2:
+            return []
+        # In a thread: many claims take a while, and the first unit half a second.
+        conflicts = await asyncio.to_thread(find, compared, self.node.blueprint.comparing)
+        return [await self._one(conflict) for conflict in conflicts]
 
     async def _one(self, conflict: Conflict) -> Resolution:
-        if (before := _before(conflict, self.known)) is not None:
+        if (before := self._before(conflict)) is not None:
             return before
         resolution, rest = settle(conflict, self.node.blueprint.policies)
         if resolution is None:
             resolution = await self._once(conflict, rest)
         self.node.emit(ClaimsSettled, {"task": self.task, "resolution": resolution})
         return resolution
+
+    def _before(self, conflict: Conflict) -> Resolution | None:
+        """What was settled before for these sides, or for some of them."""
+        for resolution in self.known:
+            if not resolution.settled or self._about(resolution.conflict) != self._about(conflict):
+                continue
+            if resolution.conflict.sides == conflict.sides:
+                return resolution
+            if resolution.winner is None:  # a person said what holds instead of all sides
+                return resolution.model_copy(update={"conflict": conflict})
+            won = {_name(held) for held in resolution.conflict.sides[resolution.winner].held}
+            for index, side in enumerate(conflict.sides):
+                if won & {_name(held) for held in side.held}:
+                    return resolution.model_copy(update={"conflict": conflict, "winner": index})
+        return None
+
+    def _about(self, conflict: Conflict) -> tuple[str, str]:
+        comparing = self.node.blueprint.comparing
+        return comparing.name(conflict.subject), comparing.name(conflict.attribute)
 
     async def _once(self, conflict: Conflict, rest: Sequence[Any]) -> Resolution:
         """Bring a conflict before an agent or a person, unless another node does so already."""
@@ -98,7 +123,11 @@ class Settling:
         while rest:
             who, number = rest[0], len(rest)
             if isinstance(who, AskPerson):
-                return await self._asked(conflict, key, who)
+                resolution = await self._asked(conflict, key, who)
+                if resolution is not None:
+                    return resolution
+                failed.append("a person: nobody answered, or leaves it open")
+                rest = rest[1:]
             if isinstance(who, Arbiter):
                 if (stored := journal.kept(f"arbiter {key}", number)) is None:
                     stored = await self._arbitrated(conflict, key, who)
@@ -128,7 +157,7 @@ class Settling:
         except (AgentError, TypeError) as error:
             return {"winner": None, "reason": describe(error)}
 
-    async def _asked(self, conflict: Conflict, key: str, who: AskPerson) -> Resolution:
+    async def _asked(self, conflict: Conflict, key: str, who: AskPerson) -> Resolution | None:
         sides = [side.value for side in conflict.sides]
         other = {"type": "object", "properties": {"value": {}, "why": {"type": "string"}}, "required": ["value"]}
         question = Question(
@@ -136,13 +165,18 @@ class Settling:
             value=f"Which is right? {conflict.text}",
             known=pydantic_core.to_jsonable_python({"conflict": conflict}),
             options=tuple(sides),
-            answers={"anyOf": [{"enum": sides}, {**other, "additionalProperties": False}]},
+            # `null` leaves it open, for the rest of the chain.
+            answers={"anyOf": [{"enum": [*sides, None]}, {**other, "additionalProperties": False}]},
             task=self.task,
         )
-        if who.within is not None and who.otherwise is not None and who.otherwise < len(sides):
-            late = {"value": sides[who.otherwise], "why": "nobody answered in time"}
+        if who.within is not None:
+            late = None
+            if who.otherwise is not None and who.otherwise < len(sides):
+                late = {"value": sides[who.otherwise], "why": "nobody answered in time"}
             question = question.model_copy(update={"due": now() + who.within, "otherwise": late})
         answer = await self.node.decide(self.task or "supervisor", self.turn.id, int(key[:8], 16), question)
+        if answer is None:
+            return None
         said, why = (answer, "") if isinstance(answer, str) else (answer["value"], answer.get("why", ""))
         how: dict[str, Any] = {"conflict": conflict, "policy": who.name, "by": "a person"}
         if said in sides:
@@ -156,25 +190,8 @@ def _fields(verdict: Any) -> dict[str, Any]:
     return {name: plain[name] for name in ("winner", "reason")}
 
 
-def _before(conflict: Conflict, known: Iterable[Resolution]) -> Resolution | None:
-    """What was settled before for these sides, or for some of them."""
-    for resolution in known:
-        same = (resolution.conflict.subject, resolution.conflict.attribute) == (conflict.subject, conflict.attribute)
-        if not same or not resolution.settled:
-            continue
-        if resolution.conflict.sides == conflict.sides:
-            return resolution
-        if resolution.winner is None:  # a person said what holds instead of all sides
-            return resolution.model_copy(update={"conflict": conflict})
-        won = {_name(held) for held in resolution.conflict.sides[resolution.winner].held}
-        for index, side in enumerate(conflict.sides):
-            if won & {_name(held) for held in side.held}:
-                return resolution.model_copy(update={"conflict": conflict, "winner": index})
-    return None
-
-
 def _name(held: Held) -> tuple[str, str, str]:
-    return held.task, held.agent, str(held.claim.value)
+    return held.task, held.agent, f"{held.claim.value} {held.claim.unit or ''}"
 
 
 def _key(conflict: Conflict) -> str:

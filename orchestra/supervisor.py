@@ -27,7 +27,7 @@ from orchestra.node import Node
 from orchestra.planners import Briefing, Reviewer, goes_round
 from orchestra.retrying import describe
 from orchestra.state import PastTurn, Results, answer_id, encode_result, is_planned
-from orchestra.tasks import Judgement, Plan, Result, Status, failure, grown, now, text_of
+from orchestra.tasks import Judgement, Plan, Result, Status, failure, grown, now, text_of, unlike
 
 
 class Supervisor:
@@ -279,6 +279,8 @@ def compose(plan: Plan, results: Mapping[str, Result], used_up: Sequence[str] = 
     if failed or lost:
         lines = [f"- {failure(r)}" for r in failed] + [f"- {r.task} was skipped: {r.error}" for r in lost]
         parts.append("\n".join(["Missing from this answer:", *lines]))
+    if settled := unlike(plan, results.values()):
+        parts.append("\n".join(["Agents contradicted each other:", *(f"- {each.text}" for each in settled)]))
     if plan.judgements and not (last := plan.judgements[-1]).answered:
         parts.append(_judged(last))
     if used_up:

@@ -128,7 +128,8 @@ class _Worker(Node):
             await self.committed(here)
         if acts and (done := self._played_back(task)) is not None:
             return done, ()
-        resolutions = await self._resolved(task, board, inputs)
+        settling = self._settling(task, board, inputs)
+        resolutions = await self._resolved(settling, inputs)
         settled = [each for each in resolutions if each.settled]
         outputs = {need: own_copy(result.output) for need, result in inputs.items() if result.ok}
         job = self.job(
@@ -144,12 +145,13 @@ class _Worker(Node):
             },
             equals=blueprint.equals(task),
             hand_on=functools.partial(self._hand_on, turn, ()),
+            settle=settling.all,
         )
         result = await carry_out(job, review, approval, blueprint.people)
         if not result.ok and blueprint.people.budget and not turn.plan.capped and call.funds.own_used_up:
             raise Deferred  # the supervisor asks a person about the budget
         if resolutions:
-            result = result.model_copy(update={"resolutions": tuple(resolutions)})
+            result = result.model_copy(update={"resolutions": (*resolutions, *result.resolutions)})
         if not result.ok:
             return result, ()
         memos = [memo for memos in job.memos.values() for memo in memos]
@@ -174,16 +176,19 @@ class _Worker(Node):
             self.handed[added.task.id] = decode_result(raw, self.blueprint.roster)
         return decode_result(then, self.blueprint.roster)
 
-    async def _resolved(self, task: Task, board: Board, inputs: Mapping[str, Result]) -> list[Resolution]:
+    def _settling(self, task: Task, board: Board, inputs: Mapping[str, Result]) -> Settling:
+        turn = board.turn
+        known = [*turn.plan.resolutions, *(each for result in inputs.values() for each in result.resolutions)]
+        return Settling(self, turn, task.id, caller(self, turn, task.id), known)
+
+    async def _resolved(self, settling: Settling, inputs: Mapping[str, Result]) -> list[Resolution]:
         """How contradictions among a task's inputs are settled, and what was settled of them before."""
         held = held_by(self.blueprint.roster, inputs.values())
         if not held:
             return []
-        turn = board.turn
-        known = [*turn.plan.resolutions, *(each for result in inputs.values() for each in result.resolutions)]
-        here = await Settling(self, turn, task.id, caller(self, turn, task.id), known).all(held)
-        mine = [each.claim for each in held]
-        return [*here, *(each for each in known if each not in here and any(one.claim in mine for one in each.losers))]
+        here, mine = await settling.all(held), [each.claim for each in held]
+        before = (each for each in settling.known if each not in here)
+        return [*here, *(each for each in before if any(one.claim in mine for one in each.losers))]
 
     async def _hand_on(
         self, turn: Turn, chain: tuple[str, ...], job: Job, asker: Agent, wanted: Delegate

@@ -378,6 +378,15 @@ def grown(plan: Plan, added: Iterable[Added]) -> Plan:
     return plan.model_copy(update={"tasks": tuple(tasks.values())}).checked()
 
 
+def unlike(plan: Plan | None, results: Iterable[Result]) -> list[Resolution]:
+    """How all contradictions of a turn were settled, each once."""
+    found: list[Resolution] = []
+    for each in (*(plan.resolutions if plan else ()), *(one for result in results for one in result.resolutions)):
+        if all(each.conflict != other.conflict for other in found):
+            found.append(each)
+    return found
+
+
 def used(plan: Plan | None, results: Iterable[Result]) -> Usage:
     """The calls of language models that a turn has made so far."""
     return sum((result.usage for result in results), plan.usage if plan is not None else Usage())

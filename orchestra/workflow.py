@@ -20,19 +20,21 @@ from checkpoints import SQLAlchemySaver
 from orchestra.agents import Agent, Parameter, Team, bind, produces, stands_in, type_name
 from orchestra.blueprint import PERSON, Blueprint
 from orchestra.budgets import Budget, ModelTerms
-from orchestra.claims import Arbiter, AskPerson, Comparing, Conflict, Policy, Verdict
+from orchestra.claims import Conflict
 from orchestra.conduct import Approving, People, Reviewing
 from orchestra.errors import WorkflowError
 from orchestra.graph import CompiledWorkflow
 from orchestra.ownstate import own_keys
 from orchestra.planners import Reviewer
 from orchestra.planning import Planner, check_plan, plan_from_edges, plan_from_types
+from orchestra.policies import Arbiter, AskPerson, Policy, Verdict
 from orchestra.routing import Embed, Router
 from orchestra.shown import Shown
 from orchestra.state import make_schema
 from orchestra.supervisor import Supervisor
 from orchestra.tasknode import TaskNode
 from orchestra.tasks import Plan, Review
+from orchestra.values import Comparing
 
 _RESERVED = frozenset({"supervisor", "gather", PERSON})
 
@@ -125,6 +127,7 @@ class Workflow(Shown, StateGraph[Any, Any, Any, Any]):
         self._reviews: dict[str, tuple[str, int]] = {}
         self._approvals: dict[str, Approving] = {}
         self._fallbacks: list[str] = []
+        self._replicas: dict[str, dict[str, Any]] = {}
         self._max_tasks = max_tasks
         self._embed = embed
         if history is not None and history < 0:
@@ -242,6 +245,23 @@ class Workflow(Shown, StateGraph[Any, Any, Any, Any]):
         self._approvals[name] = Approving(before=first, rounds=rounds, within=within, otherwise=otherwise)
         return self
 
+    def add_replicas(self, name: str, replicas: int, *, quorum: int | None = None) -> Workflow:
+        """Give an agent's task to several agents at once: it, its backups, and whoever shares its capability.
+
+        Args:
+            name: The agent.
+            replicas: How many do the task, each on its own. What they claim is compared, and settled as declared.
+            quorum: How many of them must deliver, and, where nothing is claimed, agree; by default more than half.
+
+        Raises:
+            WorkflowError: The agent is unknown, or the numbers don't go together.
+        """
+        self._known(name, "add_replicas")
+        if not 2 <= replicas <= 9 or (quorum is not None and not 1 <= quorum <= replicas):
+            raise WorkflowError(f"add_replicas({name!r}): from 2 to 9 replicas, and a quorum of at most as many.")
+        self._replicas[name] = {"replicas": replicas, "quorum": quorum}
+        return self
+
     def add_conditional_edges(self, *_: Any, **__: Any) -> NoReturn:  # pyright: ignore[reportIncompatibleMethodOverride] -- refused on purpose
         """Refused: in Orchestra a plan decides what runs.
 
@@ -330,6 +350,9 @@ class Workflow(Shown, StateGraph[Any, Any, Any, Any]):
             plan = plan_from_edges(agents, self._needs, self._inputs)
         else:
             plan = plan_from_types(agents, self._wanted, self._inputs)
+        if self._replicas:
+            tasks = (task.model_copy(update=self._replicas.get(task.id, {})) for task in plan.tasks)
+            plan = plan.model_copy(update={"tasks": tuple(tasks)})
         return check_plan(plan, self.roster, limit=self._max_tasks)
 
     def _settle(self) -> None:

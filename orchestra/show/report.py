@@ -20,7 +20,7 @@ from orchestra.show.progress import Progress
 from orchestra.show.theme import duration, escape, one_line, when
 from orchestra.show.timeline import timeline_svg
 from orchestra.snapshots import RunInfo, RunState, past_events
-from orchestra.tasks import Plan, Result, Task, Usage
+from orchestra.tasks import Plan, Result, Task, Usage, unlike
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
@@ -80,6 +80,7 @@ def report(info: RunInfo, *, history: Sequence[Mapping[str, Any]] = ()) -> str:
         ("plan", "Plan", _picture("Plan", plan_svg(progress)) + _planning(info.plan) if info.plan else ""),
         ("timeline", "Timeline", _picture("Timeline", timeline_svg(progress, now)) if info.raw else ""),
         ("results", "Results", "".join(_tasks(info, "task", 3))),
+        ("contradictions", "Contradictions", _contradictions(info)),
         ("costs", "Costs", _costs(info, progress, now) if info.raw else ""),
         ("earlier", "Earlier turns", "".join(_earlier(turn) for turn in history)),
     ]
@@ -98,6 +99,12 @@ def report(info: RunInfo, *, history: Sequence[Mapping[str, Any]] = ()) -> str:
         f'<div class="page">{_contents(info, sections)}<main id="main" tabindex="-1">{written}</main></div>'
         f"<footer>Written by Orchestra from what is stored of the run. Times are in UTC.</footer></body></html>\n"
     )
+
+
+def _contradictions(info: RunInfo) -> str:
+    """How contradictions between agents were settled; empty if there were none."""
+    found = unlike(info.plan, info.results.values())
+    return f"<ul>{''.join(f'<li>{escape(each.text)}</li>' for each in found)}</ul>" if found else ""
 
 
 def _header(info: RunInfo) -> str:

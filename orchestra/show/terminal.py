@@ -17,9 +17,11 @@ from orchestra.agents import Agent
 from orchestra.assignments import Memo
 from orchestra.clinic import Checkup
 from orchestra.events import (
+    ClaimsSettled,
     DraftReviewed,
     Event,
     FellBack,
+    HealthChanged,
     PlanReady,
     TaskAdded,
     TaskDeferred,
@@ -186,6 +188,12 @@ class _Plain:
                 self._line(f"{clock}  plan{where}: {one_line(repair, 200)}")
         elif isinstance(event, WorkReviewed):
             self._line(f"{clock}  review: {judged(event.judgement)}")
+        elif isinstance(event, HealthChanged):
+            name, change = "/".join((*event.path, event.agent)), event.change
+            self._line(f"{clock}  ! {change.after:<9}  agent {name}: {one_line(clean(change.reason), 150)}")
+        elif isinstance(event, ClaimsSettled):
+            sign = "=" if event.resolution.settled else "≠"
+            self._line(f"{clock}  {sign} {'claims':<9}  {one_line(clean(event.resolution.text), 200)}")
         elif isinstance(event, TaskAdded):
             self._line(f"{clock}  + {'added':<9}  {'/'.join((*event.path, event.added.id))}  by {event.task}")
         elif row is not None and isinstance(
@@ -263,7 +271,9 @@ def notes(result: Result) -> list[str]:
     if result.edited:
         return ["put in by a person"]
     said = [result.error] if result.error else [f"{a.agent}: {a.error}" for a in result.attempts if a.error]
-    return said + [f"review: {'approved' if r.approved else '; '.join(r.reasons)}" for r in result.reviews]
+    said += [f"review: {'approved' if r.approved else '; '.join(r.reasons)}" for r in result.reviews]
+    said += [f"a person: {d.do}{f', {d.why}' if d.why else ''}" for d in result.decisions]
+    return said + [each.text for each in result.resolutions]
 
 
 def history_table(history: History) -> Table:

@@ -10,27 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from orchestra.claims import (
-    Arbiter,
-    AskPerson,
-    ByConfidence,
-    ByMajority,
-    ByRecency,
-    ByTrust,
-    Claim,
-    Comparing,
-    Conflict,
-    Held,
-    Prefer,
-    Resolution,
-    Verdict,
-    claims_of,
-    find,
-    settle,
-    with_settled,
-)
+from orchestra.claims import Claim, Conflict, Held, Resolution, claims_of, find, with_settled
 from orchestra.errors import WorkflowError
-from orchestra.values import agree, read
+from orchestra.policies import Arbiter, AskPerson, ByConfidence, ByMajority, ByRecency, ByTrust, Prefer, Verdict, settle
+from orchestra.values import Comparing, agree, read
 
 
 def claim(value, **more):

@@ -10,7 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from orchestra.errors import WorkflowError
-from orchestra.values import Comparing, Relation, Words, agree, read, relate
+from orchestra.readings import Words
+from orchestra.values import Comparing, Relation, agree, read, relate
 
 SAME = {
     "numbers": "1,000|1000 · 1 000|1,000 · 1.000,00 EUR|€1,000 · 12,34,567|1234567 · 1'000'000|1e6 · 1.234.567|1234567",
