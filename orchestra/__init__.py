@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from orchestra.decisions import Decision
     from orchestra.errors import (
         AgentError,
+        AttemptOver,
         BudgetExceeded,
         ModelRefused,
         NoPlan,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from orchestra.planning import Planner
     from orchestra.policies import Arbiter, AskPerson, ByConfidence, ByMajority, ByRecency, ByTrust, Prefer, Verdict
     from orchestra.probes import Probe
+    from orchestra.processes import Finished, run_process, run_process_sync, safe_point
     from orchestra.questions import Question, ask
     from orchestra.replays import Replayed
     from orchestra.run import Run
@@ -84,6 +86,7 @@ _HOMES = {
     "orchestra.decisions": ("Decision",),
     "orchestra.errors": (
         "AgentError",
+        "AttemptOver",
         "BudgetExceeded",
         "ModelRefused",
         "NoPlan",
@@ -117,6 +120,12 @@ _HOMES = {
         "Verdict",
     ),
     "orchestra.probes": ("Probe",),
+    "orchestra.processes": (
+        "Finished",
+        "run_process",
+        "run_process_sync",
+        "safe_point",
+    ),
     "orchestra.questions": (
         "Question",
         "ask",
@@ -173,6 +182,7 @@ __all__ = [  # pyright: ignore[reportUnsupportedDunderAll] -- resolved by __geta
     "AskPerson",
     "Assignment",
     "Attempt",
+    "AttemptOver",
     "Breaker",
     "Budget",
     "BudgetExceeded",
@@ -188,6 +198,7 @@ __all__ = [  # pyright: ignore[reportUnsupportedDunderAll] -- resolved by __geta
     "Conflict",
     "Decision",
     "Delegate",
+    "Finished",
     "History",
     "Judgement",
     "Memo",
@@ -237,6 +248,9 @@ __all__ = [  # pyright: ignore[reportUnsupportedDunderAll] -- resolved by __geta
     "agent",
     "ask",
     "ask_model",
+    "run_process",
+    "run_process_sync",
+    "safe_point",
     "wait_for",
     "wait_until",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -22,7 +23,7 @@ from orchestra.health import order
 from orchestra.invoking import Declined, Returned, arguments, failure_of, invoke, told_apart
 from orchestra.metering import Scope
 from orchestra.outputs import decode, deliver, encode
-from orchestra.places import has_place, place_of
+from orchestra.places import free_place, has_place, place_of
 from orchestra.questions import Question
 from orchestra.retrying import describe, pause_before, wait, worth_another
 from orchestra.tasks import Added, Attempt, Delegate, Result, Review, Task, Usage, now
@@ -228,11 +229,12 @@ async def _first_success(job: Job) -> tuple[Agent, Returned]:
     """
     reasons: list[str] = []
     tried: list[str] = []
+    tries = Counter[str]()
     declined = False
     queue = [*job.candidates]
     previous: Agent | None = None
     while queue:
-        agent = _next(job, queue) or await _recovered(job, queue)
+        agent = await _with_place(job, queue) or await _recovered(job, queue)
         if agent is None:
             reasons += [f"{sick.name} gets no work: {'; '.join(sick.health.reasons)}" for sick in queue]
             break
@@ -243,15 +245,18 @@ async def _first_success(job: Job) -> tuple[Agent, Returned]:
         except WorkflowError as error:  # an agent of another signature can't stand in here
             reasons.append(f"{agent.name} can't take these inputs ({error})")
             continue
-        if previous is not None:
+        if previous is not None and previous is not agent:
             told = {"from_agent": previous.name, "to_agent": agent.name, "reason": reasons[-1]}
             job.emit(FellBack, {"task": job.task.id, **told})
-        previous = agent
+        before, previous = previous, agent
         try:
-            return agent, await _attempts_on(job, agent, bindings)
-        except Closed:  # between the choice and the attempt
-            previous = None
-            tried.remove(agent.name)
+            return agent, await _attempts_on(job, agent, bindings, tries[agent.name])
+        except Closed as closed:
+            if closed.tries and queue:
+                reasons.append(str(closed))
+                continue
+            previous = agent if closed.tries else before  # it was closed between the choice and the attempt
+            tries[agent.name] = closed.tries
             queue.append(agent)
         except AgentError as error:
             reasons.append(str(error))
@@ -263,20 +268,26 @@ async def _first_success(job: Job) -> tuple[Agent, Returned]:
     raise AgentError("; then ".join(reasons))
 
 
-def _next(job: Job, queue: Sequence[Agent]) -> Agent | None:
-    """Who is to try next: the best in health; of several that are equally good, one with a free place."""
-    by_name = {agent.name: agent for agent in queue}
+async def _with_place(job: Job, queue: Sequence[Agent]) -> Agent | None:
+    """Who is to try next; of several that are equally good, the first one with a free place."""
+    while len(able := _next(job, queue)) > 1:
+        for agent in able:
+            if has_place(agent):
+                return agent
+        await free_place(able, job.ready)
+    return able[0] if able else None
+
+
+def _next(job: Job, queue: Sequence[Agent]) -> list[Agent]:
+    """Who may try next: the best in health, and those that are as good."""
     if job.hurried:  # played back: as it was
-        return queue[0]
+        return [queue[0]]
+    by_name = {agent.name: agent for agent in queue}
     names = order([*by_name], {name: agent.health for name, agent in by_name.items()})
-    if not names:
-        return None
-    first = by_name[names[0]]
+    first = [by_name[name] for name in names[:1]]
     equals = [agent for agent in job.candidates[: job.equals] if agent.name in names]
-    if first in equals:
-        same = [agent for agent in equals if agent.health.condition is first.health.condition]
-        return next((agent for agent in same if has_place(agent)), first)
-    return first
+    best = [agent for agent in equals if agent.health.condition is first[0].health.condition]
+    return best if first and first[0] in best else first
 
 
 async def _recovered(job: Job, queue: Sequence[Agent]) -> Agent | None:
@@ -285,19 +296,19 @@ async def _recovered(job: Job, queue: Sequence[Agent]) -> Agent | None:
     end = clock() + PATIENCE
     while clock() < end:
         await wait(0.05, job.ready)
-        if (agent := _next(job, queue)) is not None:
-            return agent
+        if able := _next(job, queue):
+            return able[0]
         trials = [agent.health.opens_until for agent in queue]
         if all(at is not None and (at - now()).total_seconds() > end - clock() for at in trials):
             return None
     return None
 
 
-async def _attempts_on(job: Job, agent: Agent, bindings: Sequence[Binding]) -> Returned:
+async def _attempts_on(job: Job, agent: Agent, bindings: Sequence[Binding], done: int) -> Returned:
     """Try one agent until it delivers, its retries are used up, or the failure is not worth a retry.
 
     Raises:
-        Closed: It gets no work just now, and nothing was tried.
+        Closed: It gets no work just now.
     """
     policy = agent.retry
     # A team is called once: what failed inside has been retried inside.
@@ -308,21 +319,21 @@ async def _attempts_on(job: Job, agent: Agent, bindings: Sequence[Binding]) -> R
         if len(crashed) >= agent.max_crashes:
             raise AgentError(f"{agent.name} went down with the process {len(crashed)} times on this task")
     failed = ""
-    for number in range(1, tries + 1):
+    for number in range(done + 1, tries + 1):
         try:
             returned, attempt, error = await _one_attempt(job, agent, bindings, number)
         except Closed:
-            if number == 1:
-                raise
-            raise AgentError(f"{agent.name} failed at try {number - 1}: {failed}; now it gets no work") from None
+            raise Closed(failed, number - 1) from None
         job.attempts.append(attempt)
         if error is None:
             return returned
-        failed = attempt.error or ""
+        failed = f"{agent.name} failed at try {number}: {attempt.error}; now it gets no work"
         again = number < tries and not isinstance(error, Declined) and worth_another(policy, error)
-        again = again and (job.hurried or agent.health.admits())
-        pause = pause_before(policy, number, error) if again else None
+        closed = again and not job.hurried and not agent.health.admits()
+        pause = pause_before(policy, number, error) if again and not closed else None
         job.emit(AttemptFailed, {"task": job.task.id, "attempt": attempt, "retry_in": pause})
+        if closed:
+            raise Closed(failed, number) from error
         if pause is None:
             times = "" if number == 1 else f" at try {number}"
             how = "finds the task" if isinstance(error, Declined) else f"failed{times}:"
@@ -332,7 +343,11 @@ async def _attempts_on(job: Job, agent: Agent, bindings: Sequence[Binding]) -> R
 
 
 class Closed(AgentError):
-    """An agent gets no work just now."""
+    """An agent gets no work just now; so many of its tries were made."""
+
+    def __init__(self, why: str = "", tries: int = 0) -> None:
+        super().__init__(why)
+        self.tries = tries
 
 
 async def _one_attempt(

@@ -15,6 +15,7 @@
     │   └── ThreadNotFound     nothing is stored under this name
     └── AgentError             an agent did not deliver; ends up in a ``Result``, not in the caller's face
         ├── AttemptTimeout     the work took longer than the agent's timeout
+        ├── AttemptOver        nobody waits any more for what a thread does: raised by ``safe_point()`` in it
         ├── MalformedOutput    the output is not of the declared type
         │   ├── UnstorableOutput   it is, but it can't be stored and read back
         │   └── Irreparable        a model's answers were malformed however it was asked; asking anew would not help
@@ -77,6 +78,10 @@ class AgentError(OrchestraError):
 
 class AttemptTimeout(AgentError):
     """An agent's work took longer than its timeout."""
+
+
+class AttemptOver(AgentError):
+    """Nobody waits any more for what this thread does: its attempt was cancelled, or has timed out."""
 
 
 class MalformedOutput(AgentError):

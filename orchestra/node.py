@@ -24,13 +24,13 @@ from orchestra.branching import executions
 from orchestra.claims import Held, Resolution
 from orchestra.context import context, turn_id
 from orchestra.dataflow import Call, Deferred, Stored, Turn, Updates
-from orchestra.errors import BudgetExceeded, UnstorableOutput, WorkflowError
+from orchestra.errors import BudgetExceeded, TaskUnsuccessful, UnstorableOutput, WorkflowError
 from orchestra.events import Event, HealthChanged, PlanReady
 from orchestra.metering import Scope
 from orchestra.outputs import OwnCopy, own_copy
 from orchestra.questions import Question, id_of, put
 from orchestra.state import decode_result
-from orchestra.tasks import Attempt, Delegate, Plan, Result, Status, Task, Usage, grown, now
+from orchestra.tasks import Attempt, Delegate, Plan, Result, Status, Task, Usage, failure, grown, now
 from orchestra.vitals import Change
 
 _PATIENCE = 60.0
@@ -194,10 +194,13 @@ class Node:
             state = await graph.ainvoke({"request": assignment.request, "given": given}, config)
         finally:
             attempt.usage += scope.funds.used
-        if graph.workflow.planner is not None:
-            return state["answer"]
-        sinks = [state["results"][task.id] for task in cast("Plan", state["plan"]).sinks]
-        return sinks[0].unwrap() if len(sinks) == 1 else state["answer"]
+        results = cast("Mapping[str, Result]", state["results"])
+        sinks = [results[task.id] for task in cast("Plan", state["plan"]).sinks]
+        if not any(sink.ok for sink in sinks):
+            failed = [each for each in results.values() if each.status is Status.FAILED] or sinks
+            raise TaskUnsuccessful("; ".join(map(failure, failed)))
+        declared = graph.workflow.planner is None and len(sinks) == 1
+        return sinks[0].output if declared else state["answer"]
 
     def scope(self, root: str, assignment: Assignment, agent: Agent, number: int) -> Scope:
         """What the calls of an attempt belong to. Its key is the same when the turn is played back."""

@@ -7,17 +7,35 @@ import contextlib
 import contextvars
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from orchestra.agents import Agent
+from orchestra.processes import OVER
 
 _THREADS = 128
 """Threads for one blocking agent without a limit of its own; more would cost more than they gain."""
 
 _UNLIMITED = contextlib.nullcontext()
 
-_limits: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.WeakKeyDictionary[Agent, asyncio.Semaphore]] = (
+
+class _Places(asyncio.Semaphore):
+    """An agent's places. Work that other agents could do as well waits in no line: it hears of a place that is free."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(limit)
+        self.hopeful: dict[asyncio.Future[None], None] = {}
+
+    def release(self) -> None:
+        """Leave a place."""
+        super().release()
+        if self.hopeful and not self.locked():
+            first = next((each for each in self.hopeful if not each.done()), None)
+            if first is not None:
+                first.set_result(None)
+
+
+_limits: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.WeakKeyDictionary[Agent, _Places]] = (
     weakref.WeakKeyDictionary()
 )
 
@@ -35,7 +53,7 @@ def place_of(agent: Agent) -> contextlib.AbstractAsyncContextManager[Any]:
             del _limits[ended]
     places = _limits.setdefault(loop, weakref.WeakKeyDictionary())
     if agent not in places:
-        places[agent] = asyncio.Semaphore(limit)
+        places[agent] = _Places(limit)
     return places[agent]
 
 
@@ -43,6 +61,26 @@ def has_place(agent: Agent) -> bool:
     """Whether the agent could begin at once."""
     places = place_of(agent)
     return not isinstance(places, asyncio.Semaphore) or not places.locked()
+
+
+async def free_place(agents: Sequence[Agent], ready: Callable[[], None]) -> None:
+    """Return when one of several agents that are all busy may have a free place.
+
+    Args:
+        agents: The agents.
+        ready: Called now and then; may raise to end the waiting.
+    """
+    told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    busy = [places for agent in agents if isinstance(places := place_of(agent), _Places)]
+    for places in busy:
+        places.hopeful[told] = None
+    try:
+        while not told.done() and not any(has_place(agent) for agent in agents):
+            await asyncio.wait([told], timeout=0.5)  # whoever was told before may have left without taking the place
+            ready()
+    finally:
+        for places in busy:
+            places.hopeful.pop(told, None)
 
 
 async def in_thread(work: Callable[[], Any]) -> Any:
@@ -53,7 +91,9 @@ async def in_thread(work: Callable[[], Any]) -> Any:
     """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[Any] = loop.create_future()
+    over = threading.Event()
     context = contextvars.copy_context()
+    context.run(OVER.set, over)
 
     def settle(value: Any, error: BaseException | None) -> None:
         if done.done():  # cancelled or timed out: nobody waits any more
@@ -73,4 +113,7 @@ async def in_thread(work: Callable[[], Any]) -> Any:
             loop.call_soon_threadsafe(settle, value, error)
 
     threading.Thread(target=target, daemon=True, name="orchestra-agent").start()
-    return await done
+    try:
+        return await done
+    finally:
+        over.set()  # the work may go on in its thread: nobody waits for it any more
