@@ -7,22 +7,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import uuid
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Protocol, cast
 
+import pydantic_core
+from langchain_core.runnables.config import var_child_runnable_config
 from langgraph.store.base import BaseStore, PutOp
 
 from orchestra.agents import Agent, Binding
 from orchestra.assignments import Assignment
 from orchestra.errors import AgentError, WorkflowError
+from orchestra.health import Health
 from orchestra.invoking import failure_of, invoke, told_apart
 from orchestra.metering import Scope
-from orchestra.outputs import deliver
-from orchestra.places import has_place, place_of
+from orchestra.outputs import deliver, own_copy
+from orchestra.places import as_guest, has_place
 from orchestra.probes import Probe, is_judge, unmet
 from orchestra.retrying import describe
 from orchestra.tasks import Review, Task, now
@@ -32,6 +37,17 @@ _HEALTH, _PROBES = "orchestra_health", "orchestra_probes"
 
 _KEPT = 50
 """Probes of each agent that are kept in the store."""
+
+_LONGEST_NAP = 1.0
+"""Seconds after which it is looked again who is to be probed: an agent may have been opened meanwhile."""
+
+_UNKNOWN = Health().dump()
+"""What is known of an agent of which nothing is known."""
+
+_log = logging.getLogger(__name__)
+
+_in_probe: ContextVar[bool] = ContextVar("orchestra_in_probe", default=False)
+"""Whether this code runs for a probe; a team that is probed does not probe its own agents on that occasion."""
 
 
 class Roster(Protocol):
@@ -89,17 +105,24 @@ class Clinic:
 
     @asynccontextmanager
     async def attending(self) -> AsyncGenerator[None]:
-        """Inside, agents are probed when it is time; what was learned of them is shared at the end."""
-        await self.read()
+        """Inside, agents are probed when it is time; what was learned of them is shared at the end.
+
+        A store that fails does not touch what goes on inside: that is logged as a warning.
+        """
+        if _in_probe.get():
+            yield
+            return
+        with _spared("What other processes know of the agents could not be read"):
+            await self.read()
         probing = asyncio.create_task(self._probe_on()) if any(a.probe for a in self.agents.values()) else None
         try:
             yield
         finally:
             if probing is not None:
                 probing.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await probing
-            await self.share()
+                await asyncio.wait([probing], timeout=_LONGEST_NAP)  # one that does not let itself be cancelled is left
+            with _spared("What was learned of the agents could not be stored"):
+                await self.share()
 
     async def read(self) -> None:
         """Take in what other processes know."""
@@ -113,22 +136,21 @@ class Clinic:
 
     async def share(self) -> None:
         """Let other processes know what is new."""
-        if self._store is None:
+        if self._store is None or not self._news():
             return
-        new = {name: agent.health.dump() for name, agent in self.agents.items()}
-        changed = [name for name, dump in new.items() if dump != self._stored.get(name) and _says_something(dump)]
-        if changed:
-            await self._store.abatch([PutOp((_HEALTH, self._name), name, new[name], index=False) for name in changed])
-            self._stored |= new
+        await self.read()  # or this would undo what another process has decided meanwhile
+        news = self._news()
+        await self._store.abatch([PutOp((_HEALTH, self._name), name, dump, index=False) for name, dump in news.items()])
+        self._stored |= news
+
+    def _news(self) -> dict[str, Any]:
+        dumps = {name: agent.health.dump() for name, agent in self.agents.items()}
+        return {name: dump for name, dump in dumps.items() if dump != self._stored.get(name, _UNKNOWN)}
 
     async def check(self) -> list[Checkup]:
         """Probe every agent that has a probe, all at once."""
         await self.read()
-        asked = [name for name, agent in self.agents.items() if agent.probe is not None]
-        done = [*await asyncio.gather(*(self._examine(name) for name in asked))]
-        await self._file(done)
-        await self.share()
-        return done
+        return await self._probe([name for name, agent in self.agents.items() if agent.probe is not None])
 
     async def history(self, agent: str) -> list[Checkup]:
         """The last probes of an agent, oldest first."""
@@ -141,17 +163,26 @@ class Clinic:
 
     async def _probe_on(self) -> None:
         """Probe whoever it is time for, again and again; what other processes did counts."""
-        for name in self.agents:
-            if told := await self.history(name):
-                self._last[name] = told[-1].at
+        with_probe = [name for name, agent in self.agents.items() if agent.probe is not None]
+        with _spared("Earlier probes could not be read"):
+            for name in with_probe:
+                if told := await self.history(name):
+                    self._last[name] = told[-1].at
         while True:
-            due = [name for name in self.agents if self._wait_for(name) <= 0]
+            due = [name for name in with_probe if self._wait_for(name) <= 0]
             free = [name for name in due if has_place(self.agents[name])]  # a busy one shows by its work how it is
-            if free:
-                await self._file([*await asyncio.gather(*(self._examine(name) for name in free))])
-                await self.share()
-            waits = [self._wait_for(name) for name, agent in self.agents.items() if agent.probe is not None]
-            await asyncio.sleep(max(0.05, min(waits)))
+            with _spared("What probes said could not be stored"):
+                await self._probe(free)
+            waits = [self._wait_for(name) for name in with_probe]
+            await asyncio.sleep(max(0.05, min(_LONGEST_NAP, *waits)))
+
+    async def _probe(self, names: list[str]) -> list[Checkup]:
+        """Probe agents all at once, and store what comes of it."""
+        done = [one for one in await asyncio.gather(*map(self._examine, names)) if one is not None]
+        await self._file(done)
+        if names:
+            await self.share()
+        return done
 
     def _wait_for(self, name: str) -> float:
         """Seconds to an agent's next probe. One that is open is probed as soon as its trial may go."""
@@ -163,13 +194,22 @@ class Clinic:
             due = min(due, max(trial, self._last.get(name, trial) + timedelta(seconds=1)))
         return (due - now()).total_seconds()
 
-    async def _examine(self, name: str) -> Checkup:
+    async def _examine(self, name: str) -> Checkup | None:
+        """Probe one agent; `None` if it left its place to work, which shows as well how the agent is."""
         agent = self.agents[name]
         probe = cast("Probe", agent.probe)
         began, clock = now(), asyncio.get_running_loop().time
         self._last[name] = began
         start = clock()
-        problem = await probed(agent, probe)
+        probing = asyncio.create_task(probed(agent, probe))
+        try:
+            problem = await probing
+        except asyncio.CancelledError:
+            if cast("asyncio.Task[Any]", asyncio.current_task()).cancelling():
+                raise
+            return None
+        except Unjudged as unjudged:  # that says nothing of the agent
+            return Checkup(agent=name, at=began, seconds=clock() - start, problem=str(unjudged))
         seconds = clock() - start
         if (change := agent.health.probed(problem is None, seconds, problem or "")) is not None:
             self._tell(name, change)
@@ -184,44 +224,73 @@ class Clinic:
             await self._store.aput((_PROBES, self._name), one.agent, {"checkups": plain}, index=False)
 
 
-def _says_something(dump: Mapping[str, Any]) -> bool:
-    return bool(dump["older"] or dump["recent"] or dump["failures"]["count"] or dump["ruling"]["reason"])
+@contextlib.contextmanager
+def _spared(what: str) -> Generator[None]:
+    """Log what fails inside, and go on."""
+    try:
+        yield
+    except Exception:  # noqa: BLE001 -- whatever a store raises
+        _log.warning("%s.", what, exc_info=True)
+
+
+class Unjudged(AgentError):
+    """The judge of a probe had no verdict."""
 
 
 async def probed(agent: Agent, probe: Probe) -> str | None:
-    """Give an agent its test task; return what is wrong, in one line, or `None`."""
+    """Give an agent its test task; return what is wrong, in one line, or `None`.
+
+    Raises:
+        Unjudged: The judge that the probe expects to approve the output failed itself.
+    """
+    judging, limit = "", asyncio.timeout(probe.timeout)
     try:
-        async with asyncio.timeout(probe.timeout):
+        async with limit:
             output = await _asked(agent, probe.input)
             if not is_judge(probe.expect):
                 return await unmet(probe.expect, output)
+            judging = f"{probe.expect.name} could not judge its output: "
             said = await _asked(probe.expect, {"output": output})
             approved = said.approved if isinstance(said, Review) else bool(said)
             return None if approved else f"{probe.expect.name} does not accept its output"
-    except TimeoutError:
-        return f"timeout: no output within {probe.timeout:g} s"
     except BaseException as caught:  # whatever an agent raises
         if (error := failure_of(caught)) is None:
             raise
-        return describe(error)
+        problem = f"timeout: no output within {probe.timeout:g} s" if limit.expired() else describe(error)
+        if judging:
+            raise Unjudged(judging + problem) from error
+        return problem
 
 
 async def _asked(agent: Agent, given: Any) -> Any:
     """Call an agent outside of any plan and validate what it delivers."""
     text = given if isinstance(given, str) else ""
-    inputs: Mapping[str, Any] = {} if isinstance(given, str) else given
+    inputs: Mapping[str, Any] = {} if isinstance(given, str) else own_copy(dict(given))
     task = Task(id="probe", instruction=text)
     assignment = Assignment(task=task, request=text, inputs=inputs, idempotency_key=f"probe/{uuid.uuid4()}")
-    async with place_of(agent):
-        if agent.is_team:
-            graph: Any = cast("Any", agent.run).compile(checkpointer=False)
-            return (await graph.ainvoke({"request": text or "probe", "given": dict(inputs)}))["answer"]
-        bindings = [_bound(agent, each, inputs) for each in agent.parameters]
-        with Scope(task="probe", agent=agent.name, key=assignment.idempotency_key):
-            returned = told_apart(await invoke(agent, bindings, assignment, {}))
+    token, around = _in_probe.set(True), var_child_runnable_config.set(None)  # whatever this workflow runs in
+    try:
+        async with as_guest(agent):
+            if agent.is_team:
+                return deliver(agent, await _asked_team(agent, text, inputs))
+            bindings = [_bound(agent, each, inputs) for each in agent.parameters]
+            with Scope(task="probe", agent=agent.name, key=assignment.idempotency_key):
+                returned = told_apart(await invoke(agent, bindings, assignment, {}))
+    finally:
+        _in_probe.reset(token)
+        var_child_runnable_config.reset(around)
     if not returned.finished:
         raise AgentError("it handed the test task on")
     return deliver(agent, returned.output)
+
+
+async def _asked_team(agent: Agent, text: str, inputs: Mapping[str, Any]) -> Any:
+    graph: Any = cast("Any", agent.run).compile(checkpointer=False)
+    state = await graph.ainvoke({"request": text or "probe", "given": pydantic_core.to_jsonable_python(inputs)})
+    if "__interrupt__" in state:
+        raise AgentError("it asked a person, or waits for a date")
+    sinks = state["plan"].sinks if graph.workflow.planner is None else ()
+    return state["results"][sinks[0].id].unwrap() if len(sinks) == 1 else state["answer"]
 
 
 def _bound(agent: Agent, parameter: Any, inputs: Mapping[str, Any]) -> Binding:
@@ -229,7 +298,8 @@ def _bound(agent: Agent, parameter: Any, inputs: Mapping[str, Any]) -> Binding:
         return Binding(parameter.name, "assignment")
     if parameter.name in inputs:
         return Binding(parameter.name, "one", (parameter.name,))
-    if len(agent.parameters) == 1 and len(inputs) == 1:  # a judge gets the output, whatever it calls it
+    others = [each for each in agent.parameters if each.type is not Assignment]
+    if len(others) == 1 and len(inputs) == 1:  # a judge gets the output, whatever it calls it
         return Binding(parameter.name, "one", tuple(inputs))
     if not parameter.optional:
         raise WorkflowError(

@@ -5,15 +5,14 @@ Here the supervisor may have to wait for an agent or a person. What was decided 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
+import zlib
 from orchestra.claims import Resolution
 from orchestra.dataflow import Turn
 from orchestra.decisions import Decision
 from orchestra.node import Node
 from orchestra.questions import Question
 from orchestra.settling import Settling, caller, held_by
-from orchestra.tasks import Plan, Result, now
+from orchestra.tasks import Plan, Task, now
 
 _SUPERVISOR = "supervisor"
 
@@ -39,35 +38,44 @@ async def settled(node: Node, turn: Turn) -> tuple[Plan, set[str]]:
     for resolution in found:
         if resolution in plan.resolutions or any(resolution.conflict == each.conflict for each in plan.resolutions):
             continue
-        stale = _rest_on(plan, _users(plan, results, resolution)) - reran
-        stale = {task for task in stale if not _acts(node, plan, results, task)}
+        stale = _stale(node, turn, resolution, reran)
         again |= stale
         new.append(resolution.model_copy(update={"reran": tuple(sorted(stale))}))
-    return (plan.model_copy(update={"resolutions": (*plan.resolutions, *new)}), again) if new else (plan, set())
+    if not new:
+        return plan, set()
+    plan, gone = _ungrown(plan.model_copy(update={"resolutions": (*plan.resolutions, *new)}), again)
+    return plan, again | gone
 
 
-def _users(plan: Plan, results: Mapping[str, Result], resolution: Resolution) -> set[str]:
-    """The tasks that were given a claim that lost, without knowing that it had."""
-    losers = {held.task for held in resolution.losers}
-    knew = {
-        task
-        for task, result in results.items()
-        if any(each.settled and each.winning == resolution.winning for each in result.resolutions)
-    }
-    return {task.id for task in plan.tasks if losers.intersection(task.needs)} - knew
+def _stale(node: Node, turn: Turn, resolution: Resolution, reran: set[str]) -> set[str]:
+    """The tasks that were given a claim that lost, without knowing that it had, and those that rest on them."""
+    stale: set[str] = set()
+    for task in turn.plan.order:
+        knew = [lost for each in turn.results[task.id].resolutions for lost in each.losers]
+        misled = any(lost.task in task.needs and lost not in knew for lost in resolution.losers)
+        # Who is not done again changes nothing for those behind; what was handed on is its asker's to hand on again.
+        once = task.id not in reran and task.added_by is None and not _acts(node, turn, task)
+        if once and (misled or stale.intersection(task.needs)):
+            stale.add(task.id)
+    return stale
 
 
-def _rest_on(plan: Plan, tasks: set[str]) -> set[str]:
-    rest = set(tasks)
-    for task in plan.order:
-        if rest.intersection(task.needs):
-            rest.add(task.id)
-    return rest
+def _acts(node: Node, turn: Turn, task: Task) -> bool:
+    return not turn.results[task.id].ok or any(agent.side_effects for agent in node.blueprint.candidates(task))
 
 
-def _acts(node: Node, plan: Plan, results: Mapping[str, Result], task: str) -> bool:
-    able = node.blueprint.candidates(plan.by_id[task])
-    return not results[task].ok or any(agent.side_effects for agent in able)
+def _ungrown(plan: Plan, again: set[str]) -> tuple[Plan, set[str]]:
+    """A plan without the tasks that were handed on by those that are done again; and their ids."""
+    gone: set[str] = set()
+    for task in reversed(plan.order):  # whoever handed on comes before what was handed on
+        if task.added_by in again | gone:
+            gone.add(task.id)
+    kept = (task for task in plan.tasks if task.id not in gone)
+    shrunk = (
+        task.model_copy(update={"needs": tuple(n for n in task.needs if n not in gone), "optional": task.optional - gone})
+        for task in kept
+    )
+    return plan.model_copy(update={"tasks": tuple(shrunk)}).checked() if gone else plan, gone
 
 
 async def raised(node: Node, turn: Turn) -> Plan:
@@ -75,7 +83,8 @@ async def raised(node: Node, turn: Turn) -> Plan:
     plan, people = turn.plan, node.blueprint.people
     line, limits = node.call.funds.own_used_up, node.call.funds.limits
     node.call.recall(await node.stored_notes())
-    amounts = {"type": "object", "properties": {name: {"type": "number"} for name in limits}, "minProperties": 1}
+    more = {name: {"type": "number", "exclusiveMinimum": 0} for name in limits}
+    amounts = {"type": "object", "properties": more, "minProperties": 1}
     schema = {
         "type": "object",
         "properties": {
@@ -98,9 +107,9 @@ async def raised(node: Node, turn: Turn) -> Plan:
     )
     if people.within is not None:
         question = question.model_copy(update={"due": now() + people.within, "otherwise": {"do": "stop"}})
-    number = sum(1 for _ in plan.raised) + int(sum(plan.raised.values()))
+    number = zlib.crc32(repr(sorted(plan.raised.items())).encode())  # it only grows, so each question has its own
     answer = Decision.model_validate(await node.decide(_SUPERVISOR, turn.id, number, question))
     if answer.do == "stop":
         return plan.model_copy(update={"capped": True})
-    more = {name: plan.raised.get(name, 0) + by for name, by in answer.output.items()}
-    return plan.model_copy(update={"raised": {**plan.raised, **more}})
+    raised_ = {name: plan.raised.get(name, 0) + by for name, by in answer.output.items()}
+    return plan.model_copy(update={"raised": {**plan.raised, **raised_}})

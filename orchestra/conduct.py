@@ -131,6 +131,10 @@ async def _tried(job: Job, number: int, review: Reviewing | None, approval: Appr
     """Have the task done, unless it is known from before a person was asked that nobody could."""
     if (stored := job.journal.kept("unable", number)) is not None:
         add(job, (Attempt.model_validate(attempt) for attempt in stored["attempts"]))
+        job.reviews[:] = [Review.model_validate(review) for review in stored["reviews"]]
+        job.decisions[:] = [Decision.model_validate(decision) for decision in stored["decisions"]]
+        told = tuple(review for review in job.reviews if not review.approved)
+        job.assignment = replace(job.assignment, rejections=told)
         await job.journal.skip_answers("unable", number)
         raise AgentError(stored["error"])
     approval = None if approval is not None and approval.before else approval
@@ -153,8 +157,9 @@ async def _helped(job: Job, number: int, people: People, error: AgentError) -> N
         AgentError: The person, or the deadline, leaves it at that.
     """
     if job.journal.kept("unable", number) is None:
-        told = {"error": str(error), "attempts": [each.model_dump(mode="json") for each in job.attempts]}
-        await job.journal.keep("unable", number, told)
+        past = {"attempts": job.attempts, "reviews": job.reviews, "decisions": job.decisions}
+        told = {name: [each.model_dump(mode="json") for each in every] for name, every in past.items()}
+        await job.journal.keep("unable", number, {"error": str(error), **told})
     options: list[Deed] = ["supply", "retry", "reassign", "skip", "abort", "stop"]
     known = {"failed": str(error), **_known(job)}
     question = _question(job, "unable", f"Nobody could do {job.task.id!r}. What is to be done?", known, options)
@@ -265,8 +270,8 @@ async def _reviewed(job: Job, review: Reviewing | None, approval: Approving | No
     """Author, reviewer and approver in turn, until the draft is approved, or every author's rounds are used up."""
     rounds, mine, past = max(review.rounds if review else 0, approval.rounds if approval else 0), 0, list[_Round]()
     while True:
-        mine, round_ = mine + 1, len(past) + 1
-        author, draft = await _draft(job, round_)
+        mine, round_ = mine + 1, len(job.reviews) + 1
+        author, draft = await _draft(job, past)
         who, verdict, draft = await _verdict(job, past, review, approval, _Round(author, draft))
         past.append(_Round(author, draft, who, verdict))
         job.reviews.append(Review(approved=verdict.approved, reasons=verdict.reasons))
@@ -300,7 +305,7 @@ async def _verdict(
     job: Job, past: Sequence[_Round], review: Reviewing | None, approval: Approving | None, now_: _Round
 ) -> tuple[str, Review, Any]:
     """Whose word it is, what it is, and the draft as it is then."""
-    round_, author, draft = len(past) + 1, now_.author, now_.draft
+    round_, author, draft = len(job.reviews) + 1, now_.author, now_.draft
     who, verdict = "", Review(approved=True)
     try:
         if review is not None:
@@ -309,8 +314,7 @@ async def _verdict(
             return who, verdict, draft
         verdict, draft = await _approved(job, round_, approval, author, draft)
     except (GraphInterrupt, Deferred):  # when the task goes on, the answer must meet the draft that was asked about
-        for number, each in enumerate([*past, _Round(author, now_.draft, who, verdict if who else None)], start=1):
-            await _keep(job, number, each)
+        await _keep_all(job, [*past, _Round(author, now_.draft, who, verdict if who else None)], last=round_)
         raise
     return "a person", verdict, draft
 
@@ -327,8 +331,9 @@ async def _judged(job: Job, round_: int, review: Reviewing, author: Agent, draft
     return reviewer.name, verdict
 
 
-async def _draft(job: Job, round_: int) -> tuple[Agent, Any]:
+async def _draft(job: Job, past: Sequence[_Round]) -> tuple[Agent, Any]:
     """The draft of a round: the one a person was asked about, or a new one."""
+    round_ = len(job.reviews) + 1
     if (stored := job.journal.kept("draft", round_)) is not None:
         author = named(job, stored["agent"])
         restore(job, job.task.id, stored)
@@ -336,7 +341,17 @@ async def _draft(job: Job, round_: int) -> tuple[Agent, Any]:
         await job.journal.skip_answers("draft", round_)
         return author, decode(author, stored["draft"])
     suffix = "" if round_ == 1 else f".{round_}"
-    return await _work(replace(job, assignment=_keyed(job.assignment, suffix)))
+    try:
+        return await _work(replace(job, assignment=_keyed(job.assignment, suffix)))
+    except (GraphInterrupt, Deferred):  # the author asks: what was said of its earlier drafts is not said again
+        await _keep_all(job, past, last=round_ - 1)
+        raise
+
+
+async def _keep_all(job: Job, rounds: Sequence[_Round], *, last: int) -> None:
+    """Have some rounds last; `last` is the number of the last one."""
+    for number, each in enumerate(rounds, start=last - len(rounds) + 1):
+        await _keep(job, number, each)
 
 
 async def _keep(job: Job, round_: int, what: _Round) -> None:

@@ -7,7 +7,7 @@ import contextlib
 import contextvars
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 from orchestra.agents import Agent
@@ -25,6 +25,17 @@ class _Places(asyncio.Semaphore):
     def __init__(self, limit: int) -> None:
         super().__init__(limit)
         self.hopeful: dict[asyncio.Future[None], None] = {}
+        self.guest: asyncio.Task[Any] | None = None
+
+    async def acquire(self) -> Any:
+        """Take a place, when there is one."""
+        self.clear()
+        return await super().acquire()
+
+    def clear(self) -> None:
+        """Have a probe make place for work."""
+        if self.guest is not None and self.locked():
+            self.guest.cancel()
 
     def release(self) -> None:
         """Leave a place."""
@@ -63,6 +74,23 @@ def has_place(agent: Agent) -> bool:
     return not isinstance(places, asyncio.Semaphore) or not places.locked()
 
 
+@contextlib.asynccontextmanager
+async def as_guest(agent: Agent) -> AsyncGenerator[None]:
+    """A place for a probe: the task is cancelled as soon as work wants it.
+
+    One that works in a thread can't be stopped, so there work waits: or more than the agent allows would go on at once.
+    """
+    places = place_of(agent)
+    async with places:
+        if isinstance(places, _Places) and not agent.blocking:
+            places.guest = asyncio.current_task()
+        try:
+            yield
+        finally:
+            if isinstance(places, _Places):
+                places.guest = None
+
+
 async def free_place(agents: Sequence[Agent], ready: Callable[[], None]) -> None:
     """Return when one of several agents that are all busy may have a free place.
 
@@ -74,6 +102,7 @@ async def free_place(agents: Sequence[Agent], ready: Callable[[], None]) -> None
     busy = [places for agent in agents if isinstance(places := place_of(agent), _Places)]
     for places in busy:
         places.hopeful[told] = None
+        places.clear()
     try:
         while not told.done() and not any(has_place(agent) for agent in agents):
             await asyncio.wait([told], timeout=0.5)  # whoever was told before may have left without taking the place

@@ -74,11 +74,13 @@ async def run_process(
     Raises:
         OSError: It can't be started.
     """
-    process = await asyncio.create_subprocess_exec(*command, **_how(cwd, env))
+    # Shielded: asyncio, cancelled while it starts a program, ends that one only, and waits for what it has started.
+    starting = asyncio.create_task(asyncio.create_subprocess_exec(*command, **_how(cwd, env)))
     try:
+        process = await asyncio.shield(starting)
         out, err = await process.communicate(input.encode())
-    except BaseException:
-        await asyncio.shield(_end(process))
+    except asyncio.CancelledError:
+        await asyncio.shield(_end(starting))
         raise
     return Finished(process.returncode or 0, out.decode(errors="replace"), err.decode(errors="replace"))
 
@@ -121,8 +123,9 @@ def _how(cwd: str | Path | None, env: Mapping[str, str] | None) -> dict[str, Any
     return {**pipes, "cwd": cwd, "env": None if env is None else dict(env), "start_new_session": True}
 
 
-async def _end(process: asyncio.subprocess.Process) -> None:
+async def _end(starting: asyncio.Task[asyncio.subprocess.Process]) -> None:
     """Ask a group to end, then make it."""
+    process = await starting
     _signal(process.pid, signal.SIGTERM)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_GRACE):

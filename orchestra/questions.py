@@ -16,6 +16,7 @@ from jsonschema import Draft202012Validator, ValidationError
 from langgraph.errors import GraphInterrupt
 from langgraph.types import Interrupt, interrupt
 from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import ValidationError as PydanticError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 
 from orchestra.decisions import Deed, Kind
@@ -77,27 +78,50 @@ class Question(Shown, BaseModel):
         Raises:
             RequestError: It is none that was asked for; the message says what is.
         """
-        given = pydantic_core.to_jsonable_python(answer, fallback=str)
-        if self.kind in ("approval", "unable", "budget") and isinstance(given, str):
-            given = {"do": given}
-        if self.kind == "question" and self.options and given not in self.options:
-            raise RequestError(f"{_short(given)} is no answer to question {self.id}: {self._wanted()}.")
+        given: Any = pydantic_core.to_jsonable_python(answer, fallback=str)
+        none = f"{_short(given)} is no answer to {self._named}"
+        if self.kind in ("approval", "unable", "budget"):
+            given = self._decision(given, none)
+        elif self.kind == "question" and self.options:
+            # As text, so that 42 from a terminal chooses "42", and `True` does not choose 1.
+            chosen = [option for option in self.options if plain(option) == plain(given)]
+            if not chosen:
+                raise RequestError(f"{none}: choose one of {self._choice}.")
+            given = chosen[0]
         if self.answers is not None:
+            checker = Draft202012Validator(dict(self.answers), format_checker=Draft202012Validator.FORMAT_CHECKER)
             try:
-                Draft202012Validator(dict(self.answers)).validate(given)
+                checker.validate(given)
             except ValidationError as error:
                 where = "/".join(str(part) for part in error.absolute_path)
-                raise RequestError(
-                    f"{_short(given)} is no answer to question {self.id}: {where + ': ' if where else ''}"
-                    f"{error.message[:200]}; {self._wanted()}."
-                ) from error
+                raise RequestError(f"{none}: {where + ': ' if where else ''}{error.message[:200]}.") from error
         return given
 
-    def _wanted(self) -> str:
-        if self.options:
-            return f"choose one of {', '.join(map(plain, self.options))}"
-        kind = (self.answers or {}).get("type")
-        return f"it is to be of type {kind}" if kind else "its `answers` has the JSON Schema"
+    def _decision(self, given: Any, none: str) -> Any:
+        """A decision in full, given so or by its word alone; what it lacks is told with an example."""
+        given = {"do": given} if isinstance(given, str) else given
+        if not isinstance(given, dict) or given.get("do") not in self.options:
+            raise RequestError(f"{none}: choose one of {self._choice}.")
+        full = cast("dict[str, Any]", given)
+        needed = {"edit": "output", "supply": "output", "raise": "output", "reassign": "agent"}.get(full["do"])
+        if needed is not None and needed not in full:
+            example = {"do": full["do"], needed: "…" if self.kind != "budget" else self._amounts}
+            raise RequestError(f"{none}: it says nothing of {needed!r}; write {plain(example)}.")
+        return full
+
+    @property
+    def _amounts(self) -> Any:
+        """The limits that a person can raise, with an amount each."""
+        return dict.fromkeys((self.answers or {})["properties"]["output"]["properties"], 1)
+
+    @property
+    def _choice(self) -> str:
+        return ", ".join(map(plain, self.options))
+
+    @property
+    def _named(self) -> str:
+        where = f" ({self.place})" if self.place else ""
+        return f"question {self.id}{where}" if self.id else "this question"
 
 
 def plain(value: Any) -> str:
@@ -149,11 +173,21 @@ def ask(
     if within is not None:
         try:
             otherwise = asked.check(otherwise)
-        except RequestError as error:
+            _read(adapter, otherwise)
+        except (RequestError, PydanticError) as error:
             raise ValueError(f"otherwise is no answer itself: {error}") from error
         asked = asked.model_copy(update={"due": now() + within, "otherwise": otherwise})
-    given = interrupt(_value(asked), response_schema=schema)
-    return given if adapter is None else adapter.validate_python(given)
+    while True:
+        given = interrupt(_value(asked), response_schema=schema)
+        try:
+            return _read(adapter, given)
+        except PydanticError as error:  # a schema can't tell all: the person is asked again, and told why
+            refused = {"refused": given, "why": error.errors()[0]["msg"]}
+            asked = asked.model_copy(update={"known": {**asked.known, **refused}})
+
+
+def _read(adapter: TypeAdapter[Any] | None, given: Any) -> Any:
+    return given if adapter is None else adapter.validate_json(pydantic_core.to_json(given))
 
 
 def _schema(kind: Any) -> tuple[TypeAdapter[Any] | None, dict[str, Any] | None]:

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import os
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -146,10 +147,6 @@ def test_servers_refuse_to_write_even_without_the_gate(server, monkeypatch):
         with pytest.raises(QueryFailed):
             database.query(sql)
     assert contents() == before
-    slow = "SELECT pg_sleep(9)" if url.startswith("postgres") else "SELECT sleep(9) FROM orders"
-    if url.startswith("postgres"):
-        with pytest.raises(QueryFailed, match="longer than"):
-            database.query(slow, seconds=0.2)
     cross = "SELECT COUNT(*) FROM orders a, orders b, orders c, orders d, orders e"
     with pytest.raises(QueryFailed, match="longer than"):
         database.query(cross, seconds=0.2)
@@ -219,6 +216,17 @@ async def test_orders_of_others_are_not_shown(orchestra):
     assert "delivered on" not in answer
 
 
+async def test_a_database_without_customers(orchestra, tmp_path):
+    with sqlite3.connect(tmp_path / "x.db") as connection:
+        connection.execute("CREATE TABLE orders (id INTEGER PRIMARY KEY, due_on DATE)")
+    connection.close()
+    place = f"database: sqlite:///{tmp_path}/x.db"
+    answer, _ = await ask(orchestra, f"Where is my order 12? {place}", user="ada")
+    assert "There is no order 12." in answer
+    answer, _ = await ask(orchestra, f"Write a sales message to Ben Moss {place}")
+    assert "I don't see which customer to write to." in answer
+
+
 async def test_offers_are_honest(orchestra):
     answer, _ = await ask(orchestra, "Write a sales message with a 20% discount to Ben Moss")
     rows = shop.rows(dt.datetime.now().date())
@@ -274,12 +282,13 @@ async def test_who_somebody_says_to_be_is_remembered_by_another_process(tmp_path
     def run(request):
         command = [sys.executable, "-m", "orchestra", "run", "service_desk", request, "--user", "x17"]
         where = {"cwd": Path(service_desk.__file__).parents[1], "env": {**os.environ, "ORCHESTRA_MODEL": ""}}
-        done = subprocess.run([*command, "--db", f"sqlite:///{tmp_path}/x.db"], capture_output=True, text=True, **where)
+        command += ["--db", f"sqlite:///{tmp_path}/x.db"]
+        done = subprocess.run(command, check=False, capture_output=True, text=True, **where)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     assert "you are not known as a customer" in run("Which of my orders are late?")
-    run("I am Ada Fern. Call me Addie. Where is my order?")
+    assert "take you for the customer Ada Fern" in run("I am Ada Fern.")
     assert "WHERE customers.id = 1" in run("Which of my orders are late?")
 
 
@@ -302,7 +311,7 @@ LATE = "SELECT id, due_on FROM orders WHERE customer_id = 1 AND delivered_on IS 
 
 def script(fake, *queries, letter="Dear Ada, we are sorry that order 240 is late. [H3]", plan=PLAN):
     fake.when("You plan the work of a team", plan)
-    fake.when("You answer questions about a database", *({"sql": sql, "reads": "open orders"} for sql in queries))
+    fake.when("You answer questions about a database", [{"sql": sql, "reads": "open orders"} for sql in queries])
     fake.when("You draft a reply of a shop", {"text": letter})
     fake.when("You draft a short sales message", {"text": "Dear Ada, take the Oak desk with 50% discount!"})
 
@@ -334,19 +343,17 @@ async def test_a_model_that_invents_is_replaced_by_the_rules(orchestra, fake):
     script(fake, LATE, letter="Dear Ada, order 240 comes on 31 December, and you get 99 EUR. [H3]")
     _, results = await ask(orchestra, service_desk.EXAMPLE, fake, user="ada")
     assert results["letter"].agent == "offline_customer_service"
-    offer = {
-        "tasks": [
-            {"id": "offer", "instruction": "Write a sales message to Ada Fern", "agent": "sales_outreach", "needs": []}
-        ]
-    }
-    script(fake, plan=offer)
+    task = {"id": "offer", "instruction": "Write a sales message to Ada Fern", "agent": "sales_outreach", "needs": []}
+    offer = {"tasks": [task]}
+    fake.reset()
+    script(fake, LATE, plan=offer)
     answer, results = await ask(orchestra, "Write a sales message to Ada Fern", fake)
     assert results["offer"].agent == "offline_sales_outreach"
     assert "discount" not in answer
 
 
 async def test_a_model_that_is_down(orchestra, fake):
-    fake.always(Fault(500))
+    fake.when(lambda _: True, Fault.unauthorized())
     answer, results = await ask(orchestra, "How many products are there?", fake)
     assert answer.startswith("**products: 16**")
     assert results["data"].agent == "offline_data_analyst"
