@@ -25,6 +25,7 @@ lint: $(READY)  ## Formatting, lint, types, import contracts
 
 fault: $(READY)  ## The long fault runs: real processes, real SIGKILL
 	@$(BIN)/python -m pytest tests/fault -m "long or not long" --long -s
+	@$(BIN)/python tests/fault/chaos.py
 
 bench: $(READY)  ## The performance claims, each beside a peer
 	@$(BIN)/python tests/benchmarks/scheduling.py
@@ -36,6 +37,10 @@ bench: $(READY)  ## The performance claims, each beside a peer
 	@$(BIN)/python tests/benchmarks/overshoot.py
 	@$(BIN)/python tests/benchmarks/repair.py
 	@$(BIN)/python tests/benchmarks/thirty_requests.py
+	@$(BIN)/python tests/benchmarks/claims.py
+	@$(BIN)/python tests/benchmarks/estimate.py
+	@$(BIN)/python tests/benchmarks/breaker.py
+	@$(BIN)/python tests/benchmarks/fraud.py
 
 notebooks: $(READY)  ## Run every notebook from top to bottom
 	@$(BIN)/python -m pytest tests/notebooks

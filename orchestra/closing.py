@@ -6,6 +6,7 @@ Here the supervisor may have to wait for an agent or a person. What was decided 
 from __future__ import annotations
 
 import zlib
+
 from orchestra.claims import Resolution
 from orchestra.dataflow import Turn
 from orchestra.decisions import Decision
@@ -70,11 +71,13 @@ def _ungrown(plan: Plan, again: set[str]) -> tuple[Plan, set[str]]:
     for task in reversed(plan.order):  # whoever handed on comes before what was handed on
         if task.added_by in again | gone:
             gone.add(task.id)
-    kept = (task for task in plan.tasks if task.id not in gone)
-    shrunk = (
-        task.model_copy(update={"needs": tuple(n for n in task.needs if n not in gone), "optional": task.optional - gone})
-        for task in kept
-    )
+    shrunk = [
+        each.model_copy(
+            update={"needs": tuple(n for n in each.needs if n not in gone), "optional": each.optional - gone}
+        )
+        for each in plan.tasks
+        if each.id not in gone
+    ]
     return plan.model_copy(update={"tasks": tuple(shrunk)}).checked() if gone else plan, gone
 
 

@@ -96,7 +96,8 @@ async def carry_out(job: Job, review: Reviewing | None, approval: Approving | No
         return _result(job, began, status=ended.status, **how)
     except AgentError as error:
         return _result(job, began, status=Status.FAILED, error=str(error))
-    return _result(job, began, status=Status.SUCCEEDED, agent=agent.name, output=output)
+    edited = bool(job.decisions) and job.decisions[-1].do == "edit"
+    return _result(job, began, status=Status.SUCCEEDED, agent=agent.name, output=output, edited=edited)
 
 
 def _result(job: Job, began: datetime, **how: Any) -> Result:

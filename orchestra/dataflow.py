@@ -7,6 +7,8 @@ is put back once, from the writes LangGraph stored with the current checkpoint.
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import functools
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -145,6 +147,11 @@ class Board:
             await waiter
         return self._outcomes[task]
 
+    @property
+    def asks(self) -> bool:
+        """Whether a task waits for a person, so that this superstep stays open and can be entered again."""
+        return Unsettled.SUSPENDED in self._outcomes.values()
+
     def updates_before(self, task: Task) -> list[tuple[str, Any]]:
         """What all that a task depends on has written to the state in this superstep, in the order of the plan."""
         if not self._updates:
@@ -227,6 +234,10 @@ class Call:
     _running: list[str] = field(default_factory=list[str])
     _stored: Stored | None = None
     _left: Sequence[Mapping[str, Any]] = ()
+
+    def tell_by(self, writer: Callable[[Any], None]) -> None:
+        """Tell events by a node's stream writer, which finds its place in LangGraph by the node's context."""
+        self.tell = functools.partial(contextvars.copy_context().run, writer)
 
     def tell_health(self, agent: str, change: Change) -> None:
         """Tell that the condition of an agent has changed, here or in a team; it is named with the teams around it."""

@@ -198,7 +198,8 @@ class Node:
         sinks = [results[task.id] for task in cast("Plan", state["plan"]).sinks]
         if not any(sink.ok for sink in sinks):
             failed = [each for each in results.values() if each.status is Status.FAILED] or sinks
-            raise TaskUnsuccessful("; ".join(map(failure, failed)))
+            why = "; ".join(map(failure, failed))
+            raise BudgetExceeded(why) if scope.funds.used_up else TaskUnsuccessful(why)
         declared = graph.workflow.planner is None and len(sinks) == 1
         return sinks[0].output if declared else state["answer"]
 
@@ -251,7 +252,7 @@ class Node:
             given=values.get("given") or {},
             halfway=values.get("halfway") or {},
         )
-        self.call.tell = self.runtime.stream_writer
+        self.call.tell_by(self.runtime.stream_writer)
         self.call.funds.extend(turn.plan.raised)
         if not self.call.counted:
             self.call.counted = True

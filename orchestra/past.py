@@ -49,6 +49,10 @@ def info_of(head: CheckpointTuple, *, busy: bool, since: CheckpointTuple | None 
     asked = [question for step in steps for question in step.asked]
     answer = values.get("answer") if current else None
     state = RunState.RUNNING if busy else state_of(plan, raw, answered=answer is not None, asking=bool(asked))
+    questions = tuple(question_of(one) for one in asked if not is_timer(one))
+    waiting = [task.id for task in _stuck(plan, raw)] if state is RunState.WAITING else []
+    if state is RunState.RUNNING:  # of those that others don't hold up, only who asked by name is known to wait
+        waiting = [one.task for one in questions if one.task]
     return RunInfo(
         thread_id=head.config.get("configurable", {})["thread_id"],
         workflow=metadata.get("workflow", "?"),
@@ -63,10 +67,10 @@ def info_of(head: CheckpointTuple, *, busy: bool, since: CheckpointTuple | None 
         plan=plan,
         raw=raw,
         answer=answer,
-        questions=tuple(question_of(one) for one in asked if not is_timer(one)),
+        questions=questions,
         timers=tuple(one for one in asked if is_timer(one)),
         due=min((due for one in asked if (due := due_of(one)) is not None), default=None),
-        waiting=tuple(task.id for task in _stuck(plan, raw)) if state is RunState.WAITING else (),
+        waiting=tuple(waiting),
     )
 
 
@@ -103,9 +107,11 @@ def with_teams(info: RunInfo, turn: Sequence[CheckpointTuple], heads: Iterable[C
         if path and ((path[0], caller) in callers or (came and path[0] not in info.raw)):
             teams[path] = head
 
+    busy = info.state is RunState.RUNNING
+
     def below(info: RunInfo, path: tuple[str, ...]) -> RunInfo:
         mine = {
-            inner[-1]: below(info_of(head, busy=False), inner) for inner, head in teams.items() if inner[:-1] == path
+            inner[-1]: below(info_of(head, busy=busy), inner) for inner, head in teams.items() if inner[:-1] == path
         }
         return replace(info, teams=mine) if mine else info
 

@@ -84,7 +84,8 @@ class Question(Shown, BaseModel):
             given = self._decision(given, none)
         elif self.kind == "question" and self.options:
             # As text, so that 42 from a terminal chooses "42", and `True` does not choose 1.
-            chosen = [option for option in self.options if plain(option) == plain(given)]
+            alike = [option for option in self.options if plain(option) == plain(given)]
+            chosen = alike or [option for option in self.options if option == given and isinstance(given, dict)]
             if not chosen:
                 raise RequestError(f"{none}: choose one of {self._choice}.")
             given = chosen[0]
@@ -277,12 +278,17 @@ def pick(asked: Sequence[Question], named: str, where: str) -> Question:
     Raises:
         RequestError: There is none, or more than one.
     """
-    found = [one for one in asked if one.id.startswith(named) or one.place == named]
+    at = [one for one in asked if named and one.place == named]  # ids look like words: "d" may begin one
+    found = at or [one for one in asked if one.id.startswith(named)]
     if len(found) == 1:
         return found[0]
     there = "; ".join(f"{one.id} {one.place}".strip() for one in asked) or "none"
     what = (
-        f"{named!r} names {len(found) or 'no'} open questions" if named else f"{len(found) or 'no'} questions are open"
+        f"{named!r} names {f'{len(found)} open questions' if found else 'no open question'}"
+        if named
+        else f"{len(found)} questions are open: say which"
+        if found
+        else "no question is open"
     )
     raise RequestError(f"On {where} {what}; open: {there}.")
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from orchestra.agents import Agent
 from orchestra.attempts import Job, add, beside, delivered, named, restore
-from orchestra.claims import Held, Resolution, claims_of, with_settled
+from orchestra.claims import Claim, Held, Resolution, claims_of, with_settled
 from orchestra.errors import AgentError
 from orchestra.health import order
 from orchestra.outputs import decode, encode
 from orchestra.tasks import Attempt, text_of
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -34,6 +37,17 @@ class _Team:
     failed: list[str] = field(default_factory=list[str])
 
 
+def claims_in(author: Agent | None, output: Any) -> tuple[Claim, ...]:
+    """The claims in an output, with those that its author's own function finds; if that fails, it finds none."""
+    found: list[Any] = []
+    if author is not None and author.claims is not None:
+        try:
+            found.extend(author.claims(output))
+        except Exception:  # noqa: BLE001 -- users' code; the work itself stands
+            _log.warning("The claims in an output of %s could not be read.", author.name, exc_info=True)
+    return (*claims_of(output), *claims_of(found))
+
+
 async def agreed(job: Job) -> tuple[Agent, Any]:
     """Have the task done by as many agents as it wants; return the output that holds, and whose it is.
 
@@ -49,9 +63,17 @@ async def agreed(job: Job) -> tuple[Agent, Any]:
     able = sorted(job.candidates, key=lambda a: healthy.index(a.name) if a.name in healthy else len(healthy))
     if len(able) < quorum:
         raise AgentError(f"{quorum} agents must agree on {task.id!r}, and {len(able)} can do it")
-    team = _Team(able[task.replicas :])
-    tries = [_one(job, number, agent, team) for number, agent in enumerate(able[: task.replicas], start=1)]
-    ended = await asyncio.gather(*tries, return_exceptions=True)
+    # Rejected work, and work that a person wants tried again, is done anew by all.
+    event = f"replica{job.assignment.idempotency_key.rpartition('/')[2]}.{len(job.decisions)}"
+    numbers = range(1, task.replicas + 1)
+    kept = {number: stored for number in numbers if (stored := job.journal.kept(event, number)) is not None}
+    tried = {name for stored in kept.values() for name in stored["tried"]}
+    free = [agent for agent in able if agent.name not in tried]
+    missing = [number for number in numbers if number not in kept]
+    team = _Team(free[len(missing) :])
+    tries = [_one(job, event, number, agent, team) for number, agent in zip(missing, free, strict=False)]
+    ended: list[_Replica | BaseException | None] = [*(_again(job, number, stored) for number, stored in kept.items())]
+    ended += await asyncio.gather(*tries, return_exceptions=True)
     for each in ended:
         if isinstance(each, BaseException):  # a person is asked, or the run drains: what is done is kept
             raise each
@@ -65,18 +87,29 @@ async def agreed(job: Job) -> tuple[Agent, Any]:
     return chosen.agent, chosen.output
 
 
-async def _one(job: Job, number: int, agent: Agent, team: _Team) -> _Replica | None:
-    """One agent's output; if it fails, that of the next who is free."""
+def _own(job: Job, number: int) -> Job:
+    """The job of one replica. Nobody stands in for an agent that declines but who has no part in the task yet."""
     key = f"{job.assignment.idempotency_key}.r{number}"
-    mine = replace(job, assignment=replace(job.assignment, idempotency_key=key), equals=1, updates={}, memos={})
-    if (stored := job.journal.kept("replica", number)) is not None:
-        author = named(job, stored["agent"])
-        restore(mine, job.task.id, stored)
-        add(job, (Attempt.model_validate(attempt) for attempt in stored["attempts"]))
-        return _Replica(author, decode(author, stored["output"]), mine)
+    assignment = replace(job.assignment, idempotency_key=key)
+    return replace(job, assignment=assignment, equals=1, updates={}, memos={}, others=lambda _, __: ())
+
+
+def _again(job: Job, number: int, stored: Mapping[str, Any]) -> _Replica:
+    """A replica that was through before the task was suspended or cut off."""
+    author, mine = named(job, stored["agent"]), _own(job, number)
+    restore(mine, job.task.id, stored)
+    add(job, (Attempt.model_validate(attempt) for attempt in stored["attempts"]))
+    return _Replica(author, decode(author, stored["output"]), mine)
+
+
+async def _one(job: Job, event: str, number: int, agent: Agent, team: _Team) -> _Replica | None:
+    """One agent's output; if it fails, that of the next who is free."""
+    mine = _own(job, number)
+    tried: list[str] = []
     candidate: Agent | None = agent
     while candidate is not None:
         mine.candidates = [candidate]
+        tried.append(candidate.name)
         try:
             author, output = await delivered(mine)
         except AgentError as error:
@@ -84,8 +117,8 @@ async def _one(job: Job, number: int, agent: Agent, team: _Team) -> _Replica | N
             candidate = team.spare.pop(0) if team.spare else None
             continue
         told = {"agent": author.name, "output": encode(author, output), **beside(mine, job.task.id)}
-        attempts = [each.model_dump(mode="json") for each in job.attempts if each.agent == author.name]
-        await job.journal.keep("replica", number, {**told, "attempts": attempts})
+        attempts = [each.model_dump(mode="json") for each in job.attempts if each.agent in tried]
+        await job.journal.keep(event, number, {**told, "tried": tried, "attempts": attempts})
         return _Replica(author, output, mine)
     return None
 
@@ -95,14 +128,15 @@ async def _by_claims(job: Job, done: Sequence[_Replica]) -> _Replica | None:
     held = [
         Held(claim=claim, task=job.task.id, agent=each.agent.name)
         for each in done
-        for claim in (*claims_of(each.output), *(each.agent.claims(each.output) if each.agent.claims else ()))
+        for claim in claims_in(each.agent, each.output)
     ]
     if not held:
         return None
     resolutions: Sequence[Resolution] = await job.settle(held)
     job.resolutions.extend(resolutions)
-    wrong = Counter(loser.agent for resolution in resolutions for loser in resolution.losers)
-    best = min(done, key=lambda each: wrong[each.agent.name])  # the first of equals, who is the best in health
+    right = Counter(each.agent for each in held)
+    right.subtract(loser.agent for resolution in resolutions for loser in resolution.losers)
+    best = max(done, key=lambda each: right[each.agent.name])  # the first of equals, who is the best in health
     best.output = with_settled(best.output, [each for each in resolutions if each.settled])
     return best
 

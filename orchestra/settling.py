@@ -9,20 +9,22 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pydantic_core
+from langgraph.errors import GraphInterrupt
 
 from orchestra.agents import Agent
 from orchestra.attempts import delivered
-from orchestra.claims import Claim, Conflict, Held, Resolution, claims_of, find
+from orchestra.claims import Claim, Conflict, Held, Resolution, find
 from orchestra.dataflow import Suspended, Turn
 from orchestra.errors import AgentError
 from orchestra.events import ClaimsSettled
 from orchestra.node import Node, Notes
 from orchestra.policies import Arbiter, AskPerson, Verdict, settle
 from orchestra.questions import Question
+from orchestra.replicas import claims_in
 from orchestra.retrying import describe
 from orchestra.tasks import Result, Task, now
 
@@ -33,11 +35,9 @@ def held_by(roster: Mapping[str, Agent], results: Iterable[Result]) -> list[Held
 
 
 def _held(roster: Mapping[str, Agent], result: Result) -> list[Held]:
-    author = roster.get(result.agent or "")
-    claims: Iterable[Claim] = claims_of(result.output)
-    if author is not None and author.claims is not None and not result.edited:
-        claims = (*claims, *author.claims(result.output))
-    return [Held(claim=claim, task=result.task, agent=result.agent or "a person") for claim in claims]
+    who = "a person" if result.edited or not result.agent else result.agent
+    claims = claims_in(roster.get(result.agent or ""), result.output)
+    return [Held(claim=claim, task=result.task, agent=who) for claim in claims]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +83,12 @@ class Settling:
 
     def _before(self, conflict: Conflict) -> Resolution | None:
         """What was settled before for these sides, or for some of them."""
-        for resolution in self.known:
+        earlier = (each for result in self.turn.results.values() for each in result.resolutions)
+        for resolution in (*self.known, *earlier):
+            if resolution.conflict.sides == conflict.sides:  # also one that was left open: nobody is asked again
+                return resolution
             if not resolution.settled or self._about(resolution.conflict) != self._about(conflict):
                 continue
-            if resolution.conflict.sides == conflict.sides:
-                return resolution
             if resolution.winner is None:  # a person said what holds instead of all sides
                 return resolution.model_copy(update={"conflict": conflict})
             won = {_name(held) for held in resolution.conflict.sides[resolution.winner].held}
@@ -104,21 +105,29 @@ class Settling:
         """Bring a conflict before an agent or a person, unless another node does so already."""
         key, settling = _key(conflict), self.node.call.settling
         if (pending := settling.get(key)) is not None:
-            return await asyncio.shield(pending)
+            try:
+                return await asyncio.shield(pending)
+            except Suspended:
+                if not self._asks(key):
+                    raise
         settling[key] = pending = asyncio.get_running_loop().create_future()
         try:
             resolution = await self._decided(conflict, key, rest)
         except BaseException as error:
-            # Whoever else waits for it leaves the superstep, too, and comes back when this node does.
+            # Whoever else meets it leaves the superstep, too, and comes back when this node does.
             pending.set_exception(Suspended())
             pending.exception()
-            del settling[key]
             raise error from None
         pending.set_result(resolution)
         return resolution
 
+    def _asks(self, key: str) -> bool:
+        """Whether it was this task that asked a person, in an earlier process or call."""
+        asked = Notes(self.node, _place(key)).kept("asked", 0)
+        return asked is not None and asked["by"] == self.task
+
     async def _decided(self, conflict: Conflict, key: str, rest: Sequence[Any]) -> Resolution:
-        journal = Notes(self.node, self.task or "supervisor")
+        journal = Notes(self.node, _place(key))
         failed: list[str] = []
         while rest:
             who, number = rest[0], len(rest)
@@ -144,7 +153,10 @@ class Settling:
                 rest = rest[1:]
             resolution, rest = settle(conflict, rest)
             if resolution is not None:
-                return resolution.model_copy(update={"reason": "; ".join([*failed, resolution.reason])})
+                told = {"reason": "; ".join([*failed, resolution.reason])}
+                if not resolution.settled:
+                    told["policy"] = ", ".join(policy.name for policy in self.node.blueprint.policies)
+                return resolution.model_copy(update=told)
         raise AssertionError("unreachable: a chain that is walked to its end gives a resolution")
 
     async def _arbitrated(self, conflict: Conflict, key: str, who: Arbiter) -> dict[str, Any]:
@@ -159,7 +171,8 @@ class Settling:
 
     async def _asked(self, conflict: Conflict, key: str, who: AskPerson) -> Resolution | None:
         sides = [side.value for side in conflict.sides]
-        other = {"type": "object", "properties": {"value": {}, "why": {"type": "string"}}, "required": ["value"]}
+        value = {"type": ["string", "number", "boolean"]}
+        other = {"type": "object", "properties": {"value": value, "why": {"type": "string"}}, "required": ["value"]}
         question = Question(
             kind="conflict",
             value=f"Which is right? {conflict.text}",
@@ -174,13 +187,21 @@ class Settling:
             if who.otherwise is not None and who.otherwise < len(sides):
                 late = {"value": sides[who.otherwise], "why": "nobody answered in time"}
             question = question.model_copy(update={"due": now() + who.within, "otherwise": late})
-        answer = await self.node.decide(self.task or "supervisor", self.turn.id, int(key[:8], 16), question)
+        try:
+            answer = await self.node.decide(_place(key), self.turn.id, 0, question)
+        except GraphInterrupt:
+            journal = Notes(self.node, _place(key))
+            if journal.kept("asked", 0) is None:
+                await journal.keep("asked", 0, {"by": self.task})
+            elif not self._asks(key):  # it is open at another task: one question is enough
+                raise Suspended from None
+            raise
         if answer is None:
             return None
         said, why = (answer, "") if isinstance(answer, str) else (answer["value"], answer.get("why", ""))
         how: dict[str, Any] = {"conflict": conflict, "policy": who.name, "by": "a person"}
-        if said in sides:
-            return Resolution(**how, winner=sides.index(said), reason=why or "a person chose it")
+        if str(said) in sides:
+            return Resolution(**how, winner=sides.index(str(said)), reason=why or "a person chose it")
         claim = Claim(subject=conflict.subject, attribute=conflict.attribute, value=said, source="a person")
         return Resolution(**how, winner=None, value=claim, reason=why or "a person said so")
 
@@ -192,6 +213,11 @@ def _fields(verdict: Any) -> dict[str, Any]:
 
 def _name(held: Held) -> tuple[str, str, str]:
     return held.task, held.agent, f"{held.claim.value} {held.claim.unit or ''}"
+
+
+def _place(key: str) -> str:
+    """Under what name a conflict is noted and asked about, the same whichever task meets it."""
+    return f"settle.{key}"
 
 
 def _key(conflict: Conflict) -> str:
@@ -212,6 +238,7 @@ def caller(node: Node, turn: Turn, key: str) -> Callable[[str, Task, Conflict], 
             inputs={"conflict": conflict},
             key=f"{key}.settle",
         )
-        return (await delivered(job))[1]
+        # Nobody stands in for an arbiter that declines: the chain says who decides then.
+        return (await delivered(replace(job, others=lambda _, __: ())))[1]
 
     return call

@@ -39,7 +39,7 @@ class Supervisor:
     async def __call__(self, state: dict[str, Any], config: RunnableConfig, runtime: Runtime[Any]) -> Command[Any]:
         """Send every task that has no result yet, or finish the turn."""
         call = call_of(config)
-        call.tell = runtime.stream_writer
+        call.tell_by(runtime.stream_writer)
         desk = _Desk(self._blueprint, call, state, config, runtime)
         update: dict[str, Any] = {}
         results: dict[str, Result] = state.get("results") or {}

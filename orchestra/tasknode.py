@@ -26,6 +26,7 @@ from orchestra.events import TaskAdded, TaskDeferred, TaskEnded, TaskWaiting
 from orchestra.memory import Memory
 from orchestra.node import Node, Notes
 from orchestra.outputs import own_copy
+from orchestra.questions import question_of
 from orchestra.settling import Settling, caller, held_by
 from orchestra.state import decode_result, encode_result
 from orchestra.tasks import Delegate, Result, Status, Task, added_by, now
@@ -48,7 +49,7 @@ class TaskNode:
         node = _Worker(self._blueprint, call, config, runtime, info)
         board = await call.board(info.checkpoint_id, task_id, node.read_back)
         task = board.turn.plan.by_id[task_id]
-        if asked := call.open_question(info.task_id):
+        if (asked := call.open_question(info.task_id)) and not node.asked_inside(task, asked):
             node.suspend(board, task, asked)
         try:
             inputs = await board.needs_of(task)
@@ -64,6 +65,8 @@ class TaskNode:
         except Deferred:
             board.post(task_id, Unsettled.DEFERRED)
             node.emit(TaskDeferred, {"task": task_id})
+            if call.draining() and board.asks:  # the next superstep would come with the answer only
+                raise GraphInterrupt(()) from None
             return {"halfway": {task_id: node.notes}} if node.notes else {}
         settled = {**node.handed, task_id: result}
         raw = {id_: encode_result(each, self._blueprint.roster) for id_, each in settled.items()}
@@ -78,6 +81,12 @@ class TaskNode:
 @dataclass(slots=True)
 class _Worker(Node):
     """One node execution at work on its task."""
+
+    def asked_inside(self, task: Task, asked: Sequence[Any]) -> bool:
+        """Whether open questions are a team's own, which is entered again for whatever else is unfinished in it."""
+        candidates, about = self.blueprint.candidates(task), [question_of(one) for one in asked]
+        own = any(one.task and one.path == self.call.path for one in about)
+        return bool(candidates) and candidates[0].is_team and not own
 
     def suspend(self, board: Board, task: Task, asked: Sequence[Any]) -> NoReturn:
         """Leave the superstep with the questions as stored, or, for a mere dependant, without any."""

@@ -352,7 +352,7 @@ class Workflow(Shown, StateGraph[Any, Any, Any, Any]):
             plan = plan_from_types(agents, self._wanted, self._inputs)
         if self._replicas:
             tasks = (task.model_copy(update=self._replicas.get(task.id, {})) for task in plan.tasks)
-            plan = plan.model_copy(update={"tasks": tuple(tasks)})
+            plan = plan.model_copy(update={"tasks": tuple(tasks)}).checked()
         return check_plan(plan, self.roster, limit=self._max_tasks)
 
     def _settle(self) -> None:

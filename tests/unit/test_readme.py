@@ -21,6 +21,16 @@ def test_the_examples_run_and_print_what_they_promise(tmp_path: Path) -> None:
     assert out.stderr == ""
 
 
+def test_the_team_that_heals_runs_and_prints_what_it_promises(tmp_path: Path) -> None:
+    text = README.read_text(encoding="utf-8")
+    found = re.search(r"```python\n((?:(?!```).)*People\(.*?)```\n\n```text\n(.*?)```", text, re.DOTALL)
+    assert found is not None
+    (tmp_path / "example.py").write_text(found[1], encoding="utf-8")
+    out = subprocess.run([sys.executable, "example.py"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert out.stdout == found[2]
+    assert out.stderr == ""
+
+
 def test_it_names_only_files_that_exist() -> None:
     text = README.read_text(encoding="utf-8")
     for name in re.findall(r"\]\(([^)#:]+)\)", text):
