@@ -152,8 +152,8 @@ class Agent:
         claims: Callable[[Any], Iterable[Claim]] | None = None,
         _localns: Mapping[str, Any] | None = None,
     ) -> None:
-        if not name or any(c in name for c in "|:") or name.startswith("__"):
-            raise WorkflowError(f"{name!r} can't name an agent: no '|', no ':', no leading '__', not empty.")
+        if not name or any(c in name for c in "|:/") or name.startswith("__"):
+            raise WorkflowError(f"{name!r} can't name an agent: no '|', no ':', no '/', no leading '__', not empty.")
         for label, value in (
             ("timeout", timeout),
             ("max_concurrency", max_concurrency),
@@ -321,6 +321,9 @@ def agent(
     side_effects: bool = False,
     max_crashes: int | None = None,
     budget: Budget | None = None,
+    probe: Probe | None = None,
+    breaker: Breaker | None = None,
+    claims: Callable[[Any], Iterable[Claim]] | None = None,
 ) -> Callable[[Callable[..., Any]], Agent]: ...
 def agent(function: Callable[..., Any] | None = None, /, *, name: str | None = None, **options: Any) -> Any:
     """Make an `Agent` of a typed function; the options are those of `Agent`.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -23,11 +22,11 @@ from orchestra.health import order
 from orchestra.invoking import Declined, Returned, arguments, failure_of, invoke, told_apart
 from orchestra.metering import Scope
 from orchestra.outputs import decode, deliver, encode
-from orchestra.places import free_place, has_place, place_of
+from orchestra.places import first_free, has_place, place_of
 from orchestra.questions import Question
 from orchestra.retrying import describe, pause_before, wait, worth_another
 from orchestra.tasks import Added, Attempt, Delegate, Result, Review, Task, Usage, now
-from orchestra.vitals import Change
+from orchestra.vitals import Change, Condition
 
 PATIENCE = 60.0
 """Seconds that a task waits for the trial of agents that are open, where nobody else can do it."""
@@ -98,7 +97,11 @@ class Job:
         hand_on: Has a part of the work done by another agent, or says why not.
         equals: How many of the first candidates are as good as the first: the one with a free place gets the task.
         hurried: Whether there is nothing to wait for between tries, because a recording is played back.
-        decide: Asks a person, by the number of the question about this task, and returns the answer.
+        patient: Whether to wait for the trial of agents that are open where nobody else can do it.
+        decide: Asks a person, by the number of the question about this task, and returns the answer; the function
+            that it is given raises for one that can't be used.
+        may_ask: Whether a person may be asked about work that nobody could do: not after the run was given up, nor
+            where a budget is what it lacks.
         abort: Gives the whole run up, with the reason.
         stand_ins: Who else delivers what an agent does.
         tell_health: Tells that an agent's condition has changed.
@@ -124,7 +127,8 @@ class Job:
     scope: Callable[[Assignment, Agent, int], Scope]
     others: Callable[[Task, Collection[str]], Sequence[Agent]]
     hand_on: Callable[[Job, Agent, Delegate], Awaitable[tuple[Task, Result]]]
-    decide: Callable[[Job, int, Question], Awaitable[Any]]
+    decide: Callable[[Job, int, Question, Callable[[Any], None]], Awaitable[Any]]
+    may_ask: Callable[[], bool]
     abort: Callable[[str], None]
     stand_ins: Callable[[Agent | None], Sequence[Agent]]
     tell_health: Callable[[Agent, Change], None]
@@ -133,6 +137,7 @@ class Job:
     check_updates: Callable[[Updates], None]
     draft: str = ""
     hurried: bool = False
+    patient: bool = True
     equals: int = 1
     attempts: list[Attempt] = field(default_factory=list[Attempt])
     reviews: list[Review] = field(default_factory=list[Review])
@@ -228,18 +233,17 @@ async def _first_success(job: Job) -> tuple[Agent, Returned]:
         AgentError: Nobody delivered.
     """
     reasons: list[str] = []
-    tried: list[str] = []
-    tries = Counter[str]()
+    tries: dict[str, int] = {}
     declined = False
     queue = [*job.candidates]
     previous: Agent | None = None
     while queue:
-        agent = await _with_place(job, queue) or await _recovered(job, queue)
+        agent = await first_free(partial(_next, job, queue), job.ready) or await _recovered(job, queue)
         if agent is None:
             reasons += [f"{sick.name} gets no work: {'; '.join(sick.health.reasons)}" for sick in queue]
             break
         queue.remove(agent)
-        tried.append(agent.name)
+        tries.setdefault(agent.name, 0)
         try:
             bindings = bind(agent, job.available, first=job.draft)
         except WorkflowError as error:  # an agent of another signature can't stand in here
@@ -262,20 +266,10 @@ async def _first_success(job: Job) -> tuple[Agent, Returned]:
             reasons.append(str(error))
             declined = declined or isinstance(error.__cause__, Declined)
         if declined and not queue:  # whoever was named can't do it: see who else could
-            queue = [other for other in job.others(job.task, tried) if other.name not in tried]
+            queue = [other for other in job.others(job.task, tries) if other.name not in tries]
     if not reasons:
         raise NoCapableAgent(f"no agent on the roster can do task {job.task.id!r}")
     raise AgentError("; then ".join(reasons))
-
-
-async def _with_place(job: Job, queue: Sequence[Agent]) -> Agent | None:
-    """Who is to try next; of several that are equally good, the first one with a free place."""
-    while len(able := _next(job, queue)) > 1:
-        for agent in able:
-            if has_place(agent):
-                return agent
-        await free_place(able, job.ready)
-    return able[0] if able else None
 
 
 def _next(job: Job, queue: Sequence[Agent]) -> list[Agent]:
@@ -284,6 +278,8 @@ def _next(job: Job, queue: Sequence[Agent]) -> list[Agent]:
         return [queue[0]]
     by_name = {agent.name: agent for agent in queue}
     names = order([*by_name], {name: agent.health for name, agent in by_name.items()})
+    # Nobody waits in line for a trial while others are free.
+    names.sort(key=lambda name: by_name[name].health.condition is Condition.HALF_OPEN and not has_place(by_name[name]))
     first = [by_name[name] for name in names[:1]]
     equals = [agent for agent in job.candidates[: job.equals] if agent.name in names]
     best = [agent for agent in equals if agent.health.condition is first[0].health.condition]
@@ -293,7 +289,7 @@ def _next(job: Job, queue: Sequence[Agent]) -> list[Agent]:
 async def _recovered(job: Job, queue: Sequence[Agent]) -> Agent | None:
     """Wait until an agent that is open may be tried again; `None` if that takes too long."""
     clock = asyncio.get_running_loop().time
-    end = clock() + PATIENCE
+    end = clock() + (PATIENCE if job.patient else 0)
     while clock() < end:
         await wait(0.05, job.ready)
         if able := _next(job, queue):

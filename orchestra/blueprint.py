@@ -121,6 +121,10 @@ class Blueprint:
         able = [self.roster[name] for name in (*self.router.choose(task).agents, *self.fallbacks)]
         return [agent for agent in dict.fromkeys(able) if agent is able[0] or stands_in(agent, able[0])]
 
+    def approval(self, candidates: Sequence[Agent]) -> Approving | None:
+        """The approval that a task needs: that of the first of those who may do it that has one, since all may act."""
+        return next((self.approvals[agent.name] for agent in candidates if agent.name in self.approvals), None)
+
     def equals(self, task: Task) -> int:
         """How many of the first candidates are as good as the first one."""
         return self.router.choose(task).equals

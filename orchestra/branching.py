@@ -25,6 +25,9 @@ FORKED = "forked_from"
 NOTE = "fork"
 """The key that says what is done differently there."""
 
+JOURNAL = "orchestra_journal"
+"""The channel name under which attempts are noted among a checkpoint's writes. No channel of the graph has it."""
+
 NOBODY = "00000000-0000-0000-0000-000000000000"
 """The execution id under which LangGraph stores an answer that names no question."""
 
@@ -62,9 +65,13 @@ def executions(step: CheckpointTuple, own: Collection[str] | None = None) -> lis
     asked: dict[str, Sequence[Interrupt[Any]]] = {}
     answers: dict[str, Any] = {}
     cut: set[str] = set()
+    decided: set[str] = set()
     for execution, channel, value in step.pending_writes or ():
         if channel == RESUME:
             answers[execution] = value
+            continue
+        if channel == JOURNAL:
+            decided.add(value.get("question", ""))
             continue
         results.setdefault(execution, {})
         if channel == ERROR:
@@ -77,6 +84,7 @@ def executions(step: CheckpointTuple, own: Collection[str] | None = None) -> lis
         elif own is None or channel in own:
             updates.setdefault(execution, []).append((channel, value))
     asked = still_open(asked, answers, cut)
+    asked = {each: [one for one in questions if one.id not in decided] for each, questions in asked.items()}
     return [
         Execution(
             id=execution,
@@ -96,7 +104,7 @@ def still_open(
     """Those questions of a superstep that are not answered.
 
     LangGraph stores an answer that names no question, and hands it out when it is asked again. After a crash that came
-    before, whoever asked has not got it yet; who asks a second time has it as the last of its answers.
+    before, whoever asked has not got it yet.
 
     Args:
         asked: The questions by the executions that asked them, as stored.
@@ -104,12 +112,20 @@ def still_open(
         cut: The executions that were cancelled, and did not ask again since: those with an answer are at work on it.
     """
     fresh = answers.get(NOBODY)
+    waiting = fresh is not None and not arrived(answers)
     return {
-        each: questions
-        for each, questions in asked.items()
-        if not (each in cut and each in answers)
-        and (NOBODY not in answers or (each in answers and answers[each][-1] == fresh))
+        each: questions for each, questions in asked.items() if not waiting and not (each in cut and each in answers)
     }
+
+
+def arrived(answers: Mapping[str, Any]) -> bool:
+    """Whether an answer that names no question has been handed out: LangGraph keeps it, and would do so once more.
+
+    Args:
+        answers: The answers of a superstep, by execution, as stored.
+    """
+    fresh = answers.get(NOBODY)
+    return fresh is not None and any(fresh in given for each, given in answers.items() if each != NOBODY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

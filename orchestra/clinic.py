@@ -216,12 +216,14 @@ class Clinic:
         return Checkup(agent=name, at=began, seconds=seconds, problem=problem)
 
     async def _file(self, done: list[Checkup]) -> None:
-        if self._store is None:
+        if self._store is None or not done:
             return
-        for one in done:
-            told = [*await self.history(one.agent), one][-_KEPT:]
-            plain = [[each.at.isoformat(), each.seconds, each.problem] for each in told]
-            await self._store.aput((_PROBES, self._name), one.agent, {"checkups": plain}, index=False)
+        before = await asyncio.gather(*(self.history(one.agent) for one in done))
+        puts: list[PutOp] = []
+        for told, one in zip(before, done, strict=True):
+            plain = [[each.at.isoformat(), each.seconds, each.problem] for each in [*told, one][-_KEPT:]]
+            puts.append(PutOp((_PROBES, self._name), one.agent, {"checkups": plain}, index=False))
+        await self._store.abatch(puts)
 
 
 @contextlib.contextmanager

@@ -56,7 +56,7 @@ def _stale(node: Node, turn: Turn, resolution: Resolution, reran: set[str]) -> s
         misled = any(lost.task in task.needs and lost not in knew for lost in resolution.losers)
         # Who is not done again changes nothing for those behind; what was handed on is its asker's to hand on again.
         once = task.id not in reran and task.added_by is None and not _acts(node, turn, task)
-        if once and (misled or stale.intersection(task.needs)):
+        if once and not node.call.halt.why and (misled or stale.intersection(task.needs)):
             stale.add(task.id)
     return stale
 

@@ -71,9 +71,9 @@ class People:
 class _Ended(Exception):
     """A person has settled the task without an agent's output."""
 
-    def __init__(self, status: Status, output: Any = None, error: str | None = None) -> None:
+    def __init__(self, status: Status, output: Any = None, error: str | None = None, agent: str | None = None) -> None:
         super().__init__(status)
-        self.status, self.output, self.error = status, output, error
+        self.status, self.output, self.error, self.agent = status, output, error, agent
 
 
 async def carry_out(job: Job, review: Reviewing | None, approval: Approving | None, people: People) -> Result:
@@ -92,8 +92,8 @@ async def carry_out(job: Job, review: Reviewing | None, approval: Approving | No
             await _permitted(job, approval)
         agent, output = await _done(job, review, approval, people)
     except _Ended as ended:
-        how = {"output": ended.output, "error": ended.error, "edited": ended.status is Status.SUCCEEDED}
-        return _result(job, began, status=ended.status, **how)
+        how = {"output": ended.output, "error": ended.error, "agent": ended.agent}
+        return _result(job, began, status=ended.status, edited=ended.status is Status.SUCCEEDED, **how)
     except AgentError as error:
         return _result(job, began, status=Status.FAILED, error=str(error))
     edited = bool(job.decisions) and job.decisions[-1].do == "edit"
@@ -123,7 +123,7 @@ async def _done(job: Job, review: Reviewing | None, approval: Approving | None, 
         try:
             return await _tried(job, number, review, approval)
         except AgentError as error:
-            if not people.unable:
+            if not people.unable or not job.may_ask():
                 raise
             await _helped(job, number, people, error)
 
@@ -228,7 +228,11 @@ def _due(question: Question, within: timedelta | None, otherwise: Deed) -> Quest
 
 
 async def _decide(job: Job, number: int, question: Question) -> Decision:
-    answer = await job.decide(job, number, question)
+    def check(answer: Any) -> None:
+        if answer["do"] in ("edit", "supply") and job.candidates:
+            decode(job.candidates[0], answer.get("output"))
+
+    answer = await job.decide(job, number, question, check)
     decision = Decision.model_validate({**answer, "kind": question.kind})
     job.decisions.append(decision)
     return decision
@@ -243,7 +247,8 @@ def _end(job: Job, decision: Decision) -> None:
     """Settle the task as a person decided."""
     if decision.do == "supply":
         output = decode(job.candidates[0], decision.output) if job.candidates else decision.output
-        raise _Ended(Status.SUCCEEDED, output=output)
+        # Of the type that the agent declares, as which it is stored and read back.
+        raise _Ended(Status.SUCCEEDED, output=output, agent=job.candidates[0].name if job.candidates else None)
     if decision.do == "abort":
         job.abort(f"a person aborted the run at {job.task.id!r}{_why(decision)}")
         raise _Ended(Status.FAILED, error=f"a person aborted the run here{_why(decision)}")

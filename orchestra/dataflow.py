@@ -15,7 +15,7 @@ from enum import Enum
 from typing import Any
 
 from orchestra.assignments import Memo
-from orchestra.events import HealthChanged
+from orchestra.events import Event, HealthChanged
 from orchestra.funds import Funds
 from orchestra.metering import Tape
 from orchestra.tasks import Plan, Result, Task
@@ -203,6 +203,7 @@ class Call:
         key: Tells this call's turn on its thread apart from all others; the root of idempotency keys.
         path: The teams around it, outermost first.
         answers: The answers that this call brings, by the ids of their questions; `None` for "to the only open one".
+        foreign: Whether the call is a node of a graph that is not ours.
         draining: Whether no further attempt may begin.
         persistent: Whether results are stored at all.
         halt: Whether the whole run was given up, and why.
@@ -218,6 +219,7 @@ class Call:
     key: str
     path: tuple[str, ...] = ()
     answers: Mapping[str, Any] | None = field(default_factory=dict[str, Any])
+    foreign: bool = False
     draining: Callable[[], bool] = lambda: False
     persistent: bool = True
     halt: Halt = field(default_factory=Halt)
@@ -227,7 +229,8 @@ class Call:
     tape: Tape | None = None
     counted: bool = False
     handed_on: int = 0
-    tell: Callable[[Any], None] = lambda _: None
+    tell: Callable[[Any], None] | None = None
+    _untold: list[Event] = field(default_factory=list[Event])
     _fresh: Turn | None = None
     _checkpoint: str | None = None
     _board: asyncio.Future[Board] | None = None
@@ -238,11 +241,17 @@ class Call:
     def tell_by(self, writer: Callable[[Any], None]) -> None:
         """Tell events by a node's stream writer, which finds its place in LangGraph by the node's context."""
         self.tell = functools.partial(contextvars.copy_context().run, writer)
+        while self._untold:
+            self.tell(self._untold.pop(0))
 
     def tell_health(self, agent: str, change: Change) -> None:
         """Tell that the condition of an agent has changed, here or in a team; it is named with the teams around it."""
         *path, name = agent.split("/")
-        self.tell(HealthChanged(path=(*self.path, *path), agent=name, change=change))
+        event = HealthChanged(path=(*self.path, *path), agent=name, change=change)
+        if self.tell is None:
+            self._untold.append(event)
+        else:
+            self.tell(event)
 
     def begin(self, turn: Turn) -> None:
         """Announce the superstep that the supervisor is about to start, so that nothing needs to be read back."""
@@ -291,7 +300,7 @@ class Call:
 
     def open_question(self, execution: str) -> Sequence[Any]:
         """The stored, still unanswered interrupts of a node execution: its agent must not run again for them."""
-        asked = self._stored.questions.get(execution, ()) if self._stored else ()
+        asked = self._stored.questions.get(execution, ()) if self._stored and not self.halt.why else ()
         if not asked or self.answers is None or any(question.id in self.answers for question in asked):
             return ()
         return asked
@@ -310,6 +319,11 @@ class Call:
         stored = self._stored.notes if self._stored else ()
         return [note for note in (*self._left, *stored) if note["task"] == task and note["event"] in events]
 
+    def noted(self, task: str) -> list[Mapping[str, Any]]:
+        """All journal entries of a task, and of what it has handed on, from earlier entries into this superstep."""
+        stored = self._stored.notes if self._stored else ()
+        return [note for note in (*self._left, *stored) if f"{note['task']}+".startswith(f"{task}+")]
+
     def crashed(self, task: str, agent: str) -> list[Mapping[str, Any]]:
         """Journal entries of attempts that began in an earlier process and never ended."""
         notes = [note for note in self.notes(task, "started", "ended") if note["agent"] == agent]
@@ -322,6 +336,7 @@ class Call:
             key=key,
             path=(*self.path, task),
             answers=self.answers,
+            foreign=self.foreign,
             draining=self.draining,
             persistent=self.persistent,
             halt=self.halt,

@@ -22,6 +22,7 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import merge_configs
 from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.checkpoint.serde.types import RESUME
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.runtime import RunControl, Runtime
 from langgraph.types import Command, Interrupt
@@ -29,7 +30,7 @@ from langgraph.types import Command, Interrupt
 from checkpoints import SQLAlchemySaver
 from orchestra.agents import Agent
 from orchestra.blueprint import CALL, TEAM
-from orchestra.branching import Branch, executions, settle
+from orchestra.branching import NOBODY, Branch, arrived, executions, settle
 from orchestra.budgets import Budget, ModelTerms
 from orchestra.clinic import Clinic
 from orchestra.dataflow import Call
@@ -38,7 +39,7 @@ from orchestra.funds import Funds
 from orchestra.leases import hold
 from orchestra.metering import Tape
 from orchestra.planning import Planner
-from orchestra.questions import checked, is_decision, question_of
+from orchestra.questions import by_name, checked, question_of
 from orchestra.recording import Recorder
 from orchestra.shown import drawing
 from orchestra.state import is_planned
@@ -298,8 +299,7 @@ def _checked(given: Command[Any], open_: Sequence[Interrupt[Any]]) -> Command[An
     if len(asked) != 1 or len(open_) != 1:  # LangGraph says that it needs a name, or that there is nothing open
         return given
     answer = question_of(asked[0]).check(given.resume)
-    # What the engine asks it hands out itself, by name; LangGraph stores an answer without one before it is used.
-    return replace(given, resume={asked[0].id: answer} if is_decision(asked[0]) or answer is None else answer)
+    return replace(given, resume={asked[0].id: answer} if by_name(asked[0], answer) else answer)
 
 
 def _new_call(name: str, given: Any, configurable: dict[str, Any], control: RunControl | None) -> Call:
@@ -316,6 +316,7 @@ def _new_call(name: str, given: Any, configurable: dict[str, Any], control: RunC
         key=f"{thread}/{namespace}" if namespace else thread,
         # There LangGraph does not say which question was answered either: whoever asked is run again.
         answers=None if namespace else _answers(given),
+        foreign=bool(namespace),
         draining=functools.partial(getattr, control, "drain_requested"),
     )
 
@@ -341,6 +342,8 @@ async def _fit(graph: Any, given: Any, config: RunnableConfig, *, supersede: boo
     if isinstance(given, Branch):
         await given.begin(graph, config)
         return None
+    if (given is None or isinstance(given, Command)) and saver is not None:
+        await _forget_arrived(saver, head)
     if isinstance(given, Command):
         values = head.checkpoint["channel_values"]
         steps = executions(head) if is_planned(values) else []
@@ -349,6 +352,13 @@ async def _fit(graph: Any, given: Any, config: RunnableConfig, *, supersede: boo
         return given
     request = cast("Mapping[str, Any]", given)
     return {**request, "dropped": await _drop(graph, head, config, supersede=supersede)} if at_head else request
+
+
+async def _forget_arrived(saver: BaseCheckpointSaver[Any], head: CheckpointTuple) -> None:
+    """Take back an answer without a name that whoever asked has: LangGraph would give it to the next who asks, too."""
+    if arrived({execution: value for execution, channel, value in head.pending_writes or () if channel == RESUME}):
+        place = {**head.config.get("configurable", {}), "checkpoint_id": head.checkpoint["id"]}
+        await saver.aput_writes({"configurable": place}, [(RESUME, None)], NOBODY)
 
 
 def _saver_of(graph: Any, config: RunnableConfig) -> BaseCheckpointSaver[Any] | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import pydantic_core
@@ -20,24 +20,21 @@ from orchestra.agents import Agent
 from orchestra.assignments import Assignment
 from orchestra.attempts import Job
 from orchestra.blueprint import TEAM, Blueprint, saver_of, user_of
-from orchestra.branching import executions
+from orchestra.branching import JOURNAL, executions
 from orchestra.claims import Held, Resolution
 from orchestra.context import context, turn_id
 from orchestra.dataflow import Call, Deferred, Stored, Turn, Updates
-from orchestra.errors import BudgetExceeded, TaskUnsuccessful, UnstorableOutput, WorkflowError
+from orchestra.errors import BudgetExceeded, MalformedOutput, TaskUnsuccessful, UnstorableOutput, WorkflowError
 from orchestra.events import Event, HealthChanged, PlanReady
 from orchestra.metering import Scope
 from orchestra.outputs import OwnCopy, own_copy
-from orchestra.questions import Question, id_of, put
+from orchestra.questions import Question, ask_plainly, id_of, put
 from orchestra.state import decode_result
-from orchestra.tasks import Attempt, Delegate, Plan, Result, Status, Task, Usage, failure, grown, now
+from orchestra.tasks import Attempt, Delegate, Plan, Result, Status, Task, Usage, aborted, failure, grown, now
 from orchestra.vitals import Change
 
 _PATIENCE = 60.0
 """Seconds that an agent with side effects waits for its inputs to be stored, which takes milliseconds."""
-
-JOURNAL = "orchestra_journal"
-"""The channel name under which attempts are noted among a checkpoint's writes. No channel of the graph has it."""
 
 
 @dataclass(slots=True)
@@ -45,7 +42,7 @@ class Node:
     """What one node execution works with.
 
     `handed` has the results of the work that was handed on, `notes` all journal entries, for a superstep after a drain.
-    `skipped` counts the answers of LangGraph's `interrupt` that were passed over.
+    `named` has the ids of that work. `skipped` counts the answers of LangGraph's `interrupt` that were passed over.
     """
 
     blueprint: Blueprint
@@ -56,6 +53,7 @@ class Node:
     handed: dict[str, Result] = field(default_factory=dict[str, Result])
     notes: list[Mapping[str, Any]] = field(default_factory=list[Mapping[str, Any]])
     skipped: int = 0
+    named: set[str] = field(default_factory=set[str])
 
     def emit(self, kind: type[Event], what: Mapping[str, Any]) -> None:
         """Tell that something has happened."""
@@ -72,7 +70,9 @@ class Node:
         """Tell that an agent's condition has changed."""
         self.emit(HealthChanged, {"agent": agent.name, "change": change})
 
-    async def decide(self, task: str, turn: str, number: int, question: Question) -> Any:
+    async def decide(
+        self, task: str, turn: str, number: int, question: Question, check: Callable[[Any], None] = lambda _: None
+    ) -> Any:
         """Ask a person, or return what was answered. The answer lasts once it is here.
 
         Args:
@@ -80,15 +80,23 @@ class Node:
             turn: Tells the turn apart from all others.
             number: Tells this question about the task apart from others of its kind.
             question: What is asked.
+            check: Raises for an answer that can't be used; the question is then asked again, and says why.
         """
         journal, event = Notes(self, task), f"decided {question.kind}"
         if (stored := journal.kept(event, number)) is not None:
             return stored["answer"]
         id_ = id_of(self.call.key, turn, task, question.kind, str(number))
-        if self.call.answers is None or id_ not in self.call.answers:
-            put(question.model_copy(update={"id": id_, "path": self.call.path}))
-        answer = self.call.answers[id_]
-        await journal.keep(event, number, {"answer": answer})
+        question = question.model_copy(update={"id": id_, "path": self.call.path})
+        if self.call.foreign:  # inside a graph that is not ours, LangGraph alone knows what was answered
+            return ask_plainly(question)
+        if id_ not in (answers := self.call.answers or {}):
+            put(question)
+        answer = answers[id_]
+        try:
+            check(answer)
+        except MalformedOutput as error:
+            put(question.model_copy(update={"known": {**question.known, "refused": answer, "why": str(error)}}))
+        await journal.keep(event, number, {"answer": answer, "question": id_})
         return answer
 
     def job(
@@ -140,7 +148,8 @@ class Node:
             others=blueprint.others,
             hand_on=more.pop("hand_on", _nobody),
             settle=more.pop("settle", _nothing),
-            decide=lambda job, number, question: self.decide(job.task.id, turn.id, number, question),
+            decide=lambda job, number, question, check: self.decide(job.task.id, turn.id, number, question, check),
+            may_ask=lambda: not call.halt.why and not (blueprint.people.budget and call.funds.own_used_up),
             abort=functools.partial(setattr, call.halt, "why"),
             stand_ins=blueprint.stand_ins,
             tell_health=self.tell_health,
@@ -187,7 +196,7 @@ class Node:
         scope.around = self.call.funds.team(agent)
         config: RunnableConfig = {
             **self.config,
-            "configurable": {**self.config.get("configurable", {}), TEAM: scope},
+            "configurable": {**self._numbered(agent, assignment), TEAM: scope},
         }
         given = pydantic_core.to_jsonable_python({n: value for n, value in arguments.items() if value is not None})
         try:
@@ -202,6 +211,23 @@ class Node:
             raise BudgetExceeded(why) if scope.funds.used_up else TaskUnsuccessful(why)
         declared = graph.workflow.planner is None and len(sinks) == 1
         return sinks[0].output if declared else state["answer"]
+
+    def _numbered(self, agent: Agent, assignment: Assignment) -> dict[str, Any]:
+        """What a team's call is configured with.
+
+        LangGraph keeps the graphs that one node calls apart by numbers in the order of the calls, which is another one
+        when the node runs again and a team is open. Each gets a number that stays, and another when a person has it
+        try again.
+        """
+        configurable, key = self.config.get("configurable", {}), assignment.idempotency_key
+        own = self.info.checkpoint_ns.rpartition("|")[2].partition(":")[0] == agent.name
+        again = sum(note["event"] == "decided unable" and note["task"] == assignment.task.id for note in self.notes)
+        first = own and not again and key.rpartition("/")[2] == assignment.task.id
+        number = 0 if first else int(id_of(agent.name, key, str(again))[:8], 16)
+        return {
+            name: replace(value, subgraph_counter=lambda: number) if hasattr(value, "subgraph_counter") else value
+            for name, value in configurable.items()
+        }
 
     def scope(self, root: str, assignment: Assignment, agent: Agent, number: int) -> Scope:
         """What the calls of an attempt belong to. Its key is the same when the turn is played back."""
@@ -254,6 +280,7 @@ class Node:
         )
         self.call.tell_by(self.runtime.stream_writer)
         self.call.funds.extend(turn.plan.raised)
+        self.call.halt.why = self.call.halt.why or aborted((*turn.results.values(), *results.values()))
         if not self.call.counted:
             self.call.counted = True
             settled = {**turn.results, **results}

@@ -15,7 +15,7 @@ from typing import Any, cast
 from langgraph.checkpoint.base import CheckpointTuple
 from langgraph.checkpoint.serde.types import ERROR, INTERRUPT, RESUME
 
-from orchestra.branching import FORKED, NOTE, Execution, executions
+from orchestra.branching import FORKED, JOURNAL, NOTE, Execution, executions
 from orchestra.errors import ThreadError
 from orchestra.questions import question_of
 from orchestra.snapshots import Comparison, History, Moment, RunInfo, RunState, TaskChange, ValueChange, state_of
@@ -23,7 +23,9 @@ from orchestra.state import is_planned
 from orchestra.tasks import Plan, Result, Status, Task, added_by, grown
 from orchestra.timers import due_of, is_timer
 
-SHOWN = frozenset({"request", "asked", "plan", "planned", "turn", "results", "answer", ERROR, INTERRUPT, RESUME})
+SHOWN = frozenset(
+    {"request", "asked", "plan", "planned", "turn", "results", "answer", ERROR, INTERRUPT, RESUME, JOURNAL}
+)
 """The channels that tell how a run stands. Looking at others takes time, and types that only the workflow knows."""
 
 _OURS = SHOWN | {"messages", "given", "dropped", "history", "opening", "branch"}
@@ -287,6 +289,11 @@ class Past:
     def plan_with(self, moment: Moment, kept: Collection[str]) -> Plan | None:
         """The plan at a moment without the work that was handed on by tasks that are not kept."""
         plan = self.plan(moment)
+        if plan is not None and plan.resolutions:  # what was settled of outputs that are not kept does not hold here
+            still = (
+                each for each in plan.resolutions if all(h.task in kept for s in each.conflict.sides for h in s.held)
+            )
+            plan = plan.model_copy(update={"resolutions": tuple(still)})
         lost = (
             {task.id for task in plan.tasks if task.added_by not in {None, *kept}} if plan is not None else set[str]()
         )

@@ -91,13 +91,23 @@ async def as_guest(agent: Agent) -> AsyncGenerator[None]:
                 places.guest = None
 
 
-async def free_place(agents: Sequence[Agent], ready: Callable[[], None]) -> None:
-    """Return when one of several agents that are all busy may have a free place.
+async def first_free(able: Callable[[], Sequence[Agent]], ready: Callable[[], None]) -> Agent | None:
+    """The first of several agents that has a free place, once there is one; the only one, if there is one only.
 
     Args:
-        agents: The agents.
+        able: Tells who could work just now, best first; asked again after each wait.
         ready: Called now and then; may raise to end the waiting.
     """
+    while len(agents := able()) > 1:
+        for agent in agents:
+            if has_place(agent):
+                return agent
+        await _a_place_of(agents, ready)
+    return agents[0] if agents else None
+
+
+async def _a_place_of(agents: Sequence[Agent], ready: Callable[[], None]) -> None:
+    """Return when one of several agents that are all busy may have a free place."""
     told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     busy = [places for agent in agents if isinstance(places := place_of(agent), _Places)]
     for places in busy:
@@ -105,7 +115,7 @@ async def free_place(agents: Sequence[Agent], ready: Callable[[], None]) -> None
         places.clear()
     try:
         while not told.done() and not any(has_place(agent) for agent in agents):
-            await asyncio.wait([told], timeout=0.5)  # whoever was told before may have left without taking the place
+            await asyncio.wait([told], timeout=1.0)  # whoever was told before may have left without taking the place
             ready()
     finally:
         for places in busy:

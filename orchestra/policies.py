@@ -231,7 +231,10 @@ def settle(
     for index, policy in enumerate(policies):
         if isinstance(policy, Arbiter | AskPerson):
             return None, policies[index:]
-        verdict = policy.settle(conflict) or Verdict(None, "it can't decide")
+        try:
+            verdict = policy.settle(conflict) or Verdict(None, "it can't decide")
+        except Exception as error:  # noqa: BLE001 -- a user's policy: told as its reason, and the next one decides
+            verdict = Verdict(None, f"it raised {type(error).__name__}: {error}")
         if verdict.winner is None:
             failed.append((policy.name, verdict.reason))
         elif not 0 <= verdict.winner < len(conflict.sides):

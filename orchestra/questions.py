@@ -27,6 +27,10 @@ from orchestra.tasks import now, text_of
 from orchestra.timers import QUESTION, due_of, is_timer, ours
 
 
+DECISIONS = ("approval", "unable", "budget")
+"""The kinds of questions that a `Decision` answers."""
+
+
 class Question(Shown, BaseModel):
     """A question that is open.
 
@@ -80,7 +84,7 @@ class Question(Shown, BaseModel):
         """
         given: Any = pydantic_core.to_jsonable_python(answer, fallback=str)
         none = f"{_short(given)} is no answer to {self._named}"
-        if self.kind in ("approval", "unable", "budget"):
+        if self.kind in DECISIONS:
             given = self._decision(given, none)
         elif self.kind == "question" and self.options:
             # As text, so that 42 from a terminal chooses "42", and `True` does not choose 1.
@@ -239,6 +243,11 @@ def put(question: Question) -> NoReturn:
     )
 
 
+def ask_plainly(question: Question) -> Any:
+    """Ask, or return the answer, by LangGraph's own count of a node's questions."""
+    return interrupt(_value(question), response_schema=cast("Any", question.answers))
+
+
 def _value(question: Question) -> dict[str, Any]:
     about = question.model_dump(
         mode="json", include={"known", "options", "path", "task", "agent"}, exclude_defaults=True
@@ -293,9 +302,14 @@ def pick(asked: Sequence[Question], named: str, where: str) -> Question:
     raise RequestError(f"On {where} {what}; open: {there}.")
 
 
-def is_decision(asked: Interrupt[Any]) -> bool:
-    """Whether the engine asks, so that the answer is not for LangGraph to hand out."""
-    return "asks" in ours(asked)
+def by_name(asked: Interrupt[Any], answer: Any) -> bool:
+    """Whether an answer must name its question.
+
+    Without a name LangGraph stores it before it is used. But what the engine asks it hands out itself, by name; what a
+    team asks LangGraph might give to another; and `None` is no answer to it.
+    """
+    value = ours(asked)
+    return "asks" in value or bool(value.get("path")) or answer is None
 
 
 def checked(asked: Iterable[Interrupt[Any]], answers: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
+
+from langgraph.errors import GraphInterrupt
 
 from orchestra.agents import Agent
 from orchestra.attempts import Job, add, beside, delivered, named, restore
@@ -15,7 +17,8 @@ from orchestra.claims import Claim, Held, Resolution, claims_of, with_settled
 from orchestra.errors import AgentError
 from orchestra.health import order
 from orchestra.outputs import decode, encode
-from orchestra.tasks import Attempt, text_of
+from orchestra.tasks import Attempt, Task, text_of
+from orchestra.timers import ours
 
 _log = logging.getLogger(__name__)
 
@@ -61,6 +64,8 @@ async def agreed(job: Job) -> tuple[Agent, Any]:
     quorum = task.quorum or task.replicas // 2 + 1
     healthy = order([a.name for a in job.candidates], {agent.name: agent.health for agent in job.candidates})
     able = sorted(job.candidates, key=lambda a: healthy.index(a.name) if a.name in healthy else len(healthy))
+    if acting := [agent.name for agent in able if agent.side_effects]:
+        raise AgentError(f"{acting[0]} acts on the world, so {task.id!r} can't be done by several agents")
     if len(able) < quorum:
         raise AgentError(f"{quorum} agents must agree on {task.id!r}, and {len(able)} can do it")
     # Rejected work, and work that a person wants tried again, is done anew by all.
@@ -69,11 +74,14 @@ async def agreed(job: Job) -> tuple[Agent, Any]:
     kept = {number: stored for number in numbers if (stored := job.journal.kept(event, number)) is not None}
     tried = {name for stored in kept.values() for name in stored["tried"]}
     free = [agent for agent in able if agent.name not in tried]
-    missing = [number for number in numbers if number not in kept]
+    # Who gets no work just now is waited for only if there is no quorum else.
+    wanted = min(task.replicas, max(quorum, len(healthy)))
+    missing = [number for number in numbers if number not in kept][: max(0, wanted - len(kept))]
     team = _Team(free[len(missing) :])
     tries = [_one(job, event, number, agent, team) for number, agent in zip(missing, free, strict=False)]
-    ended: list[_Replica | BaseException | None] = [*(_again(job, number, stored) for number, stored in kept.items())]
+    ended: list[_Replica | BaseException | None] = [*(_again(job, stored) for stored in kept.values())]
     ended += await asyncio.gather(*tries, return_exceptions=True)
+    job.attempts.sort(key=lambda attempt: attempt.started)  # not in the order in which they ended
     for each in ended:
         if isinstance(each, BaseException):  # a person is asked, or the run drains: what is done is kept
             raise each
@@ -87,16 +95,22 @@ async def agreed(job: Job) -> tuple[Agent, Any]:
     return chosen.agent, chosen.output
 
 
-def _own(job: Job, number: int) -> Job:
-    """The job of one replica. Nobody stands in for an agent that declines but who has no part in the task yet."""
-    key = f"{job.assignment.idempotency_key}.r{number}"
-    assignment = replace(job.assignment, idempotency_key=key)
-    return replace(job, assignment=assignment, equals=1, updates={}, memos={}, others=lambda _, __: ())
+def nobody(_: Task, __: Collection[str]) -> Sequence[Agent]:
+    """Who else may do a task that is for certain agents alone."""
+    return ()
 
 
-def _again(job: Job, number: int, stored: Mapping[str, Any]) -> _Replica:
+def _own(job: Job, agent: Agent) -> Job:
+    """The job of one replica. Who declines is replaced as who fails: by one that has no part in the task yet."""
+    # By the agent, not by its number: so it is the same when the run is played back, or goes on in another order.
+    assignment = replace(job.assignment, idempotency_key=f"{job.assignment.idempotency_key}.{agent.name}")
+    return replace(job, assignment=assignment, candidates=[agent], equals=1, updates={}, memos={}, others=nobody)
+
+
+def _again(job: Job, stored: Mapping[str, Any]) -> _Replica:
     """A replica that was through before the task was suspended or cut off."""
-    author, mine = named(job, stored["agent"]), _own(job, number)
+    author = named(job, stored["agent"])
+    mine = _own(job, author)
     restore(mine, job.task.id, stored)
     add(job, (Attempt.model_validate(attempt) for attempt in stored["attempts"]))
     return _Replica(author, decode(author, stored["output"]), mine)
@@ -104,14 +118,21 @@ def _again(job: Job, number: int, stored: Mapping[str, Any]) -> _Replica:
 
 async def _one(job: Job, event: str, number: int, agent: Agent, team: _Team) -> _Replica | None:
     """One agent's output; if it fails, that of the next who is free."""
-    mine = _own(job, number)
     tried: list[str] = []
     candidate: Agent | None = agent
     while candidate is not None:
-        mine.candidates = [candidate]
+        mine = replace(_own(job, candidate), patient=not team.spare)
         tried.append(candidate.name)
         try:
             author, output = await delivered(mine)
+        except GraphInterrupt as asked:
+            told = [ours(one) for one in asked.args[0]]
+            if not told or any(one.get("asks") or one.get("path") for one in told):  # the engine's own, or a team's
+                raise
+            # LangGraph tells a node's questions apart by their order, which replicas share.
+            team.failed.append(f"{candidate.name} asked a person, which one of several at work on a task can't")
+            candidate = team.spare.pop(0) if team.spare else None
+            continue
         except AgentError as error:
             team.failed.append(str(error))
             candidate = team.spare.pop(0) if team.spare else None

@@ -20,7 +20,7 @@ from orchestra.questions import Question, question_of
 from orchestra.shown import Shown, drawing
 from orchestra.snapshots import Outcome, RunState, state_of
 from orchestra.standing import AgentNote, Standing, standing_of
-from orchestra.tasks import Result, now
+from orchestra.tasks import Result, aborted, now
 from orchestra.timers import due_of, is_timer, overdue
 
 
@@ -147,9 +147,12 @@ class Run(Shown):
         while True:
             values, asked, drained = await self._stream(graph, given, config)
             late = {one.id: answer for one in asked for answer in overdue(one, now())}
-            if drained or not late:
+            results = cast("dict[str, Result]", values.get("results") or {})
+            given_up = bool(aborted(results.values())) and values.get("answer") is None
+            if drained or not (late or (asked and given_up)):
                 break
-            given, config = Command(resume=late), _at_head(config)
+            # After an abort nobody's answer is waited for: what has not ended is skipped.
+            given, config = Command(resume=late) if late else None, _at_head(config)
         results = cast("dict[str, Result]", values.get("results") or {})
         self._asked = tuple(question_of(one) for one in asked if not is_timer(one))
         state = state_of(values.get("plan"), results, answered=values.get("answer") is not None, asking=bool(asked))

@@ -20,7 +20,7 @@ from orchestra.branching import FORKED, Branch
 from orchestra.errors import OrchestraError, RequestError, ThreadError, WorkflowError
 from orchestra.looking import Looking
 from orchestra.past import Past, info_of, lineage, parent_id
-from orchestra.questions import pick
+from orchestra.questions import by_name, pick
 from orchestra.redo import kept_results
 from orchestra.references import workflow_of
 from orchestra.replays import Replayed, replay
@@ -366,5 +366,5 @@ def _as_resume(head: CheckpointTuple, answers: Mapping[str, Any]) -> Any:
     asked = [
         one for execution, channel, value in writes if channel == INTERRUPT and execution not in done for one in value
     ]
-    only = answers.get(asked[0].id) if len(asked) == len(answers) == 1 else None
-    return dict(answers) if only is None else only  # to LangGraph, None is no answer
+    answer = answers.get(asked[0].id) if len(asked) == len(answers) == 1 else None
+    return dict(answers) if answer is None or by_name(asked[0], answer) else answer

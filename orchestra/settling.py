@@ -14,6 +14,7 @@ from typing import Any
 
 import pydantic_core
 from langgraph.errors import GraphInterrupt
+from pydantic import ValidationError
 
 from orchestra.agents import Agent
 from orchestra.attempts import delivered
@@ -24,7 +25,7 @@ from orchestra.events import ClaimsSettled
 from orchestra.node import Node, Notes
 from orchestra.policies import Arbiter, AskPerson, Verdict, settle
 from orchestra.questions import Question
-from orchestra.replicas import claims_in
+from orchestra.replicas import claims_in, nobody
 from orchestra.retrying import describe
 from orchestra.tasks import Result, Task, now
 
@@ -89,6 +90,8 @@ class Settling:
                 return resolution
             if not resolution.settled or self._about(resolution.conflict) != self._about(conflict):
                 continue
+            if not self.task and not resolution.by and resolution not in self.turn.plan.resolutions:
+                continue  # at the end more may be known than a rule went by at a task
             if resolution.winner is None:  # a person said what holds instead of all sides
                 return resolution.model_copy(update={"conflict": conflict})
             won = {_name(held) for held in resolution.conflict.sides[resolution.winner].held}
@@ -202,7 +205,10 @@ class Settling:
         how: dict[str, Any] = {"conflict": conflict, "policy": who.name, "by": "a person"}
         if str(said) in sides:
             return Resolution(**how, winner=sides.index(str(said)), reason=why or "a person chose it")
-        claim = Claim(subject=conflict.subject, attribute=conflict.attribute, value=said, source="a person")
+        try:
+            claim = Claim(subject=conflict.subject, attribute=conflict.attribute, value=said, source="a person")
+        except ValidationError:  # infinity, which Python's JSON takes for a number, is as good as no answer
+            return None
         return Resolution(**how, winner=None, value=claim, reason=why or "a person said so")
 
 
@@ -239,6 +245,6 @@ def caller(node: Node, turn: Turn, key: str) -> Callable[[str, Task, Conflict], 
             key=f"{key}.settle",
         )
         # Nobody stands in for an arbiter that declines: the chain says who decides then.
-        return (await delivered(replace(job, others=lambda _, __: ())))[1]
+        return (await delivered(replace(job, others=nobody)))[1]
 
     return call

@@ -16,6 +16,7 @@ from langgraph.channels.base import BaseChannel
 from langgraph.errors import InvalidUpdateError
 from langgraph.graph.message import add_messages
 from langgraph.types import Overwrite
+from pydantic_core import to_jsonable_python
 from typing_extensions import TypedDict
 
 from orchestra.agents import Agent
@@ -29,9 +30,11 @@ Roster = Mapping[str, Agent]
 def encode_result(result: Result, roster: Roster) -> dict[str, Any]:
     """Turn a result into JSON."""
     raw = result.model_dump(mode="json", exclude={"output"}, exclude_defaults=True)
-    if result.agent is not None:
-        agent = roster.get(result.agent)
-        raw["output"] = result.output if agent is None else encode(agent, result.output)
+    if result.ok:
+        agent = roster.get(result.agent or "")
+        raw["output"] = (
+            to_jsonable_python(result.output, fallback=str) if agent is None else encode(agent, result.output)
+        )
     return raw
 
 

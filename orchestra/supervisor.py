@@ -27,7 +27,7 @@ from orchestra.node import Node
 from orchestra.planners import Briefing, Reviewer, goes_round
 from orchestra.retrying import describe
 from orchestra.state import PastTurn, Results, answer_id, encode_result, is_planned
-from orchestra.tasks import Judgement, Plan, Result, Status, failure, grown, now, text_of, unlike
+from orchestra.tasks import Judgement, Plan, Result, Status, aborted, failure, grown, now, text_of, unlike
 
 
 class Supervisor:
@@ -62,6 +62,7 @@ class Supervisor:
                 call.handed_on = sum(len(result.added) for result in results.values())
             node = Node(self._blueprint, call, config, runtime, cast("ExecutionInfo", runtime.execution_info))
             call.funds.extend(plan.raised)
+            call.halt.why = call.halt.why or aborted(results.values())
             if all(task.id in results for task in plan.tasks):
                 plan, again = await settled(node, await desk.turn(plan, results))
                 plan = await desk.review(plan, results) if not again else plan

@@ -67,7 +67,9 @@ class TaskNode:
             node.emit(TaskDeferred, {"task": task_id})
             if call.draining() and board.asks:  # the next superstep would come with the answer only
                 raise GraphInterrupt(()) from None
-            return {"halfway": {task_id: node.notes}} if node.notes else {}
+            before = [note for note in call.noted(task_id) if note not in node.notes]
+            notes = [*before, *node.notes]
+            return {"halfway": {task_id: notes}} if notes else {}
         settled = {**node.handed, task_id: result}
         raw = {id_: encode_result(each, self._blueprint.roster) for id_, each in settled.items()}
         for id_, each in node.handed.items():
@@ -130,7 +132,7 @@ class _Worker(Node):
         candidates = self._as_recorded(task, blueprint.candidates(task))
         here = [need for need in inputs if need not in turn.results]
         first = candidates[0].name if candidates else ""
-        review, approval = blueprint.reviews.get(first), blueprint.approvals.get(first)
+        review, approval = blueprint.reviews.get(first), blueprint.approval(candidates)
         involved = (*candidates, *(review.reviewers if review else ()))
         acts = any(agent.side_effects for agent in involved)
         if here and call.persistent and acts:
@@ -203,9 +205,11 @@ class _Worker(Node):
         self, turn: Turn, chain: tuple[str, ...], job: Job, asker: Agent, wanted: Delegate
     ) -> tuple[Task, Result]:
         """Have work done that an agent hands on, inside the asker's node: so it waits for nobody else."""
-        taken = {*turn.plan.by_id, *turn.results, *self.handed}
+        taken = {*turn.plan.by_id, *turn.results, *self.handed, *self.named}
+        name = next(name for i in itertools.count(1) if (name := f"{job.task.id}+{i}") not in taken)
+        self.named.add(name)  # at once: replicas may hand on at the same time
         task = Task(
-            id=next(name for i in itertools.count(1) if (name := f"{job.task.id}+{i}") not in taken),
+            id=name,
             instruction=wanted.instruction,
             capability=wanted.capability,
             needs=job.task.needs,
@@ -264,7 +268,7 @@ class _Worker(Node):
             added=[],
             decisions=[],
         )
-        return await carry_out(inner, blueprint.reviews.get(first), blueprint.approvals.get(first), blueprint.people)
+        return await carry_out(inner, blueprint.reviews.get(first), blueprint.approval(candidates), blueprint.people)
 
     def _given(self, turn: Turn) -> dict[str, Any]:
         return {

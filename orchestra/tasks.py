@@ -61,6 +61,12 @@ class Task(BaseModel):
     added_by: str | None = None
     wait: timedelta | datetime | None = None
 
+    @model_validator(mode="after")
+    def _quorum_is_possible(self) -> Self:
+        if self.quorum is not None and self.quorum > self.replicas:
+            raise ValueError(f"quorum {self.quorum} of {self.replicas} replicas can't be reached")
+        return self
+
 
 class Usage(BaseModel):
     """What language models were used for something.
@@ -385,6 +391,14 @@ def unlike(plan: Plan | None, results: Iterable[Result]) -> list[Resolution]:
         if all(each.conflict != other.conflict for other in found):
             found.append(each)
     return found
+
+
+def aborted(results: Iterable[Result]) -> str:
+    """Why a person gave the whole run up; empty if nobody did."""
+    for result in results:
+        if any(decision.do == "abort" for decision in result.decisions):
+            return f"the run was aborted at {result.task!r}: {result.error}"
+    return ""
 
 
 def used(plan: Plan | None, results: Iterable[Result]) -> Usage:

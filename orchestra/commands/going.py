@@ -124,13 +124,21 @@ def replay(arguments: argparse.Namespace) -> int:
     return DONE if replayed.same else FAILED
 
 
+def _value(text: str) -> Any:
+    """What was typed, as JSON if it is that."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
 def answer_question(arguments: argparse.Namespace) -> int:
     """Answer an open question and go on."""
     must_have_runs(arguments.db)
-    try:
-        given = json.loads(arguments.answer)
-    except ValueError:
-        given = arguments.answer  # plain text
+    given = _value(arguments.answer)
+    more = {"why": arguments.why, "output": arguments.output and _value(arguments.output), "agent": arguments.agent}
+    if any(more.values()):
+        given = {"do": given, **{name: value for name, value in more.items() if value is not None}}
 
     async def begin(orchestra: Orchestra) -> Run:
         workflow = load(arguments.graph) if arguments.graph else None

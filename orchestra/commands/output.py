@@ -18,9 +18,9 @@ from sqlalchemy.exc import ArgumentError
 
 from checkpoints import SQLAlchemySaver
 from orchestra.errors import ThreadNotFound
-from orchestra.questions import Question, plain
+from orchestra.questions import DECISIONS, Question, plain
 from orchestra.show.terminal import PIPE_WIDTH
-from orchestra.show.theme import clean, when
+from orchestra.show.theme import clean, one_line, when
 from orchestra.snapshots import RunInfo
 
 DONE, FAILED, USAGE, WAITING, INTERRUPTED = 0, 1, 2, 3, 130
@@ -103,8 +103,12 @@ def told(question: Question) -> str:
     text = f"Question {question.id}{where}: {clean(question.text)}"
     if question.options:
         text += f" [{' | '.join(clean(plain(option)) for option in question.options)}]"
+    for name in ("failed", "output", "refused", "why"):  # what one has to know to answer
+        if name in question.known:
+            text += f"\n  {name}: {one_line(clean(plain(question.known[name])), 400)}"
     if question.due is not None:
-        text += f" By {when(question.due)}; then: {clean(plain(question.otherwise))}"
+        then = question.otherwise["do"] if question.kind in DECISIONS else plain(question.otherwise)
+        text += f"\n  by {when(question.due)}; then: {clean(then)}"
     return text
 
 

@@ -81,7 +81,9 @@ def standing_html(standing: Standing) -> str:
 
 def bundle(standing: Standing) -> dict[str, Any]:
     """The formats a notebook can choose from."""
-    console = Console(file=(text := io.StringIO()), width=_WIDTH, color_system=None, force_terminal=False)
+    console = Console(
+        file=(text := io.StringIO()), width=_WIDTH, color_system=None, force_terminal=False, force_jupyter=False
+    )
     console.print(standing_view(standing))
     lines = [line.rstrip() for line in text.getvalue().rstrip().split("\n")]
     return {"text/plain": "\n".join(lines), "text/html": html.boxed(standing_html(standing))}

@@ -123,6 +123,7 @@ def _main() -> None:
 
     from checkpoints import SQLAlchemySaver  # noqa: F401
     from checkpoints.dialects import mysql, postgresql, sqlite  # noqa: F401
+    from orchestra import Agent, Orchestra, Workflow  # noqa: F401
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the test run, whose end is the end of this
     running: set[int] = set()

@@ -1,16 +1,17 @@
 """Real processes, killed with SIGKILL at random moments and resumed by new ones.
 
+
 The log that the agents write is independent of the product. After each kill the database is read, and then:
 a task that was stored never starts again, every stored result has its inputs stored, and the answer is that of a run
-that was never killed.
+that was never killed. That one is run in the test's own process.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import io
 import random
-import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -19,8 +20,10 @@ from pathlib import Path
 import pytest
 
 from checkpoints import SQLAlchemySaver
+from tests.fault import program
+from tests.fault.nursery import Child, nursery
 
-PROGRAM = Path(__file__).with_name("program.py")
+PROGRAM = "import asyncio; from tests.fault.program import main; asyncio.run(main(*argv[:2], int(argv[2]), argv[3]))"
 THREAD = "killed"
 
 
@@ -34,15 +37,16 @@ class Killed:
     half_way: bool = False
 
 
-def start(database: str, log: Path, seed: int, kind: str) -> subprocess.Popen[str]:
-    command = [sys.executable, str(PROGRAM), database, str(log), str(seed), kind]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def never_killed(folder: Path, seed: int, kind: str) -> str:
+    """What the program prints if nobody kills it."""
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        asyncio.run(program.main(f"sqlite:///{folder / 'whole.db'}", str(folder / "whole"), seed, kind))
+    return out.getvalue()
 
 
-def finish(process: subprocess.Popen[str]) -> str:
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 0, err
-    return out
+def start(folder: Path, seed: int, kind: str, life: int) -> Child:
+    given = (f"sqlite:///{folder / 'runs.db'}", folder / "log", seed, kind)
+    return nursery().start(PROGRAM, *given, out=folder / f"out{life}")
 
 
 def starts(log: Path) -> Counter[str]:
@@ -72,14 +76,13 @@ def stored(database: str) -> dict[str, dict[str, set[str]]]:
 
 def kill_and_resume(folder: Path, seed: int, kind: str, expected: str, seconds: float) -> Killed:
     database, log = f"sqlite:///{folder / 'runs.db'}", folder / "log"
-    process = start(database, log, seed, kind)
+    process = start(folder, seed, kind, 1)
     while not log.exists() and process.poll() is None:
         time.sleep(0.002)
     time.sleep(random.Random(seed * 7919 + len(kind)).uniform(0, seconds))
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.kill()
     before, seen = starts(log), stored(database)
-    assert finish(start(database, log, seed, kind)) == expected
+    assert start(folder, seed, kind, 2).succeed(60) == expected
     again = starts(log) - before
     shown = Killed()
     for prefix, tasks in seen.items():
@@ -98,8 +101,8 @@ def campaign(folder: Path, kills: int) -> None:
     for trial in range(kills):
         kind = ("flat", "nested")[trial % 2]
         here = folder / f"kill{trial}"
-        (here / "whole").mkdir(parents=True)
-        whole = finish(start(f"sqlite:///{here / 'whole' / 'runs.db'}", here / "whole" / "log", trial, kind))
+        here.mkdir()
+        whole = never_killed(here, trial, kind)
         assert whole.startswith("done ")
         shown = kill_and_resume(here, trial, kind, whole, seconds=0.4)
         total.stored += shown.stored
@@ -115,8 +118,8 @@ def campaign(folder: Path, kills: int) -> None:
     assert half_way >= kills // 3, "the kills came too early or too late to mean anything"
 
 
-def test_ten_kills(tmp_path: Path) -> None:
-    campaign(tmp_path, 10)
+def test_six_kills(tmp_path: Path) -> None:
+    campaign(tmp_path, 6)
 
 
 @pytest.mark.long

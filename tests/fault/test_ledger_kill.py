@@ -9,7 +9,6 @@ from __future__ import annotations
 import multiprocessing
 import random
 import time
-from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from sqlalchemy.exc import DBAPIError
 from graphs import _finance_sample
 from tests.fault.ledger_program import BATCH, process
 
-ROWS = 2400
+ROWS = 1600
 SAMPLE = _finance_sample.make(ROWS, 21)
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["tests.fault.ledger_program"])
@@ -43,7 +42,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, transactions: str) -> list[A
 
 
 @pytest.fixture
-def books(postgres_url: str) -> Iterator[str]:
+def books(postgres_url: str) -> str:
     """PostgreSQL without a ledger."""
     url = postgres_url.replace("postgresql://", "postgresql+psycopg://")
     engine = create_engine(url)
@@ -51,7 +50,7 @@ def books(postgres_url: str) -> Iterator[str]:
         for table in ("finance_transactions", "finance_entries"):
             connection.execute(text(f"DROP TABLE IF EXISTS {table}"))
     engine.dispose()
-    yield url
+    return url
 
 
 def start(folder: Path, request: str, slowly: float = 0.0) -> Any:
@@ -100,12 +99,12 @@ def kill_while_it_posts(folder: Path, request: str, engine: Engine, chance: rand
     """Start or resume, and kill somewhere in the next part; returns what was posted before and after."""
     before = count(engine)
     child = start(folder, request, slowly=0.004)
-    target = before + chance.randrange(BATCH, 12 * BATCH)
+    target = before + chance.randrange(BATCH, 8 * BATCH)
     deadline = time.monotonic() + 30
     while count(engine) < target:
         assert child.is_alive(), "it ended before it could be killed"
         assert time.monotonic() < deadline
-        time.sleep(0.001)
+        time.sleep(0.003)
     time.sleep(chance.uniform(0, 0.01))
     child.kill()
     child.join()
@@ -122,12 +121,12 @@ def campaign(folder: Path, request: str, url: str, kills: int, seed: int) -> Eng
     return engine
 
 
-def test_killed_four_times_on_sqlite(tmp_path: Path, transactions: str, whole: list[Any]) -> None:
-    check(campaign(tmp_path, transactions, f"sqlite:///{tmp_path / 'ledger.db'}", 4, seed=1), whole)
+def test_killed_three_times_on_sqlite(tmp_path: Path, transactions: str, whole: list[Any]) -> None:
+    check(campaign(tmp_path, transactions, f"sqlite:///{tmp_path / 'ledger.db'}", 3, seed=1), whole)
 
 
-def test_killed_twice_on_postgresql(tmp_path: Path, transactions: str, whole: list[Any], books: str) -> None:
-    check(campaign(tmp_path, transactions, books, 2, seed=2), whole)
+def test_killed_on_postgresql(tmp_path: Path, transactions: str, whole: list[Any], books: str) -> None:
+    check(campaign(tmp_path, transactions, books, 1, seed=2), whole)
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql", "mariadb"])

@@ -1,9 +1,8 @@
-"""The command line, run as a user runs it: processes, exit codes, what is printed."""
+"""The command line: exit codes, what is printed, and, in real processes, signals, kills and other processes."""
 
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sqlite3
 import subprocess
@@ -13,6 +12,8 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+
+from tests.commandline import CommandLine
 
 FLOW = '''
 import asyncio, os
@@ -48,25 +49,8 @@ flow = Workflow("letters", agents=[first, second], check=check, example="an exam
 '''
 
 
-class Shell:
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        (folder / "flow.py").write_text(FLOW)
-
-    def start(self, *arguments: str, **env: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "orchestra.cli", *arguments],
-            cwd=self.folder,
-            env={**os.environ, "COLUMNS": "200", **env},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def __call__(self, *arguments: str, **env: str) -> tuple[int, str, str]:
-        process = self.start(*arguments, **env)
-        out, err = process.communicate(timeout=30)
-        return process.returncode, out, err
+class Shell(CommandLine):
+    """A command line beside the workflow, and the log of what its agents did."""
 
     def log(self) -> list[str]:
         return (self.folder / "log").read_text().split()
@@ -79,20 +63,21 @@ class Shell:
 
 
 @pytest.fixture
-def shell(tmp_path: Path) -> Shell:
-    return Shell(tmp_path)
+def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
+    (tmp_path / "flow.py").write_text(FLOW)
+    return Shell(tmp_path, monkeypatch, capsys)
 
 
 def test_a_run_prints_its_tasks_its_answer_and_how_to_look_closer(shell: Shell) -> None:
-    code, out, err = shell("run", "flow.py", "hello", "--thread", "t1")
+    code, out, err = shell.process("run", "flow.py", "hello", "--thread", "t1")
     assert (code, err) == (0, "")
     assert "succeeded  first" in out
     assert "# 5 letters" in out
     assert "orchestra runs show t1" in out
-    code, out, _ = shell("runs", "list")
+    code, out, _ = shell.process("runs", "list")
     assert code == 0
     assert all(word in out for word in ("t1", "letters", "done", "2/2", "hello"))
-    code, out, _ = shell("runs", "show", "t1")
+    code, out, _ = shell.process("runs", "show", "t1")
     assert code == 0
     assert "second" in out
     assert "# 5 letters" in out
@@ -136,6 +121,13 @@ def test_wrong_input_gets_one_clear_line_and_exit_code_2(shell: Shell, arguments
     assert "Traceback" not in out + err
 
 
+def test_a_process_with_wrong_input_ends_with_exit_code_2(shell: Shell) -> None:
+    code, out, err = shell.process("run", "nowhere")
+    assert (code, out) == (2, "")
+    assert err.startswith("orchestra: There is no workflow or module 'nowhere'")
+    assert err.count("\n") == 1
+
+
 def test_looking_for_what_is_not_there_makes_no_files(shell: Shell) -> None:
     shell("runs", "list")
     assert not (shell.folder / "runs.db").exists()
@@ -161,14 +153,14 @@ def test_another_workflow_does_not_take_over_a_thread(shell: Shell) -> None:
 
 
 def test_a_failed_run_says_what_is_missing(shell: Shell) -> None:
-    code, out, _ = shell("run", "flow.py", "fail")
+    code, out, _ = shell.process("run", "flow.py", "fail")
     assert code == 1
     assert "second failed: ValueError: out of luck" in out
     assert "Failed: the answer is incomplete" in out
 
 
 def test_a_question_ends_with_exit_code_3(shell: Shell) -> None:
-    code, out, _ = shell("run", "flow.py", "ask", "--thread", "t1")
+    code, out, _ = shell.process("run", "flow.py", "ask", "--thread", "t1")
     assert code == 3
     assert "which one?" in out
     code, _, err = shell("run", "flow.py", "more", "--thread", "t1")
@@ -177,8 +169,8 @@ def test_a_question_ends_with_exit_code_3(shell: Shell) -> None:
 
 
 def test_a_database_is_looked_after(shell: Shell, any_url: str) -> None:
-    for thread in ("t1", "t2"):
-        assert shell("run", "flow.py", "x", "--thread", thread, ORCHESTRA_DB=any_url)[0] == 0
+    for thread, command in (("t1", shell), ("t2", shell.process)):
+        assert command("run", "flow.py", "x", "--thread", thread, ORCHESTRA_DB=any_url)[0] == 0
     code, out, _ = shell("db", "check", ORCHESTRA_DB=any_url)
     assert code == 0
     assert "2 threads" in out
@@ -227,7 +219,7 @@ def test_kill_9_and_resume_by_thread_alone(shell: Shell) -> None:
     process.communicate()
     code, out, _ = shell("runs", "list")
     assert "stopped" in out
-    code, out, err = shell("resume", "t1", SLOW="0.1")
+    code, out, err = shell.process("resume", "t1", SLOW="0.1")
     assert (code, err) == (0, "")
     assert "1 finished earlier: first" in out
     assert "# 4 letters" in out
@@ -254,7 +246,8 @@ def test_an_agent_in_flight_may_finish_after_ctrl_c(shell: Shell) -> None:
     shell.wait_for("second")
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=20)
-    assert shell("runs", "show", "t1", "--json")[1].count('"succeeded"') == 2
+    results = json.loads(shell("runs", "show", "t1", "--json")[1])["results"]
+    assert {task: result["status"] for task, result in results.items()} == {"first": "succeeded", "second": "succeeded"}
 
 
 def test_a_thread_that_another_process_works_on_is_busy(shell: Shell) -> None:

@@ -9,14 +9,13 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from orchestra.cli import main
+from tests.commandline import CommandLine
 
 FLOW = '''
 import asyncio, os, time
@@ -47,34 +46,18 @@ async def second(x: int, task: Assignment) -> str:
 flow = Workflow("letters", agents=[first, second], example="an example")
 '''
 
-Command = Callable[..., tuple[int, str, str]]
-
 
 @pytest.fixture
-def orchestra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Call the command line in this process, in a folder with a workflow."""
-    (tmp_path / "cli_runs_flow.py").write_text(FLOW)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "240")
-    monkeypatch.delenv("ORCHESTRA_DB", raising=False)
-    monkeypatch.delitem(sys.modules, "cli_runs_flow", raising=False)
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        try:
-            code = main(arguments)
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return call
+def orchestra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> CommandLine:
+    (tmp_path / "flow.py").write_text(FLOW)
+    return CommandLine(tmp_path, monkeypatch, capsys)
 
 
-def run(orchestra: Command, request: str, *more: str) -> tuple[int, str, str]:
-    return orchestra("run", "cli_runs_flow.py", request, "--thread", "t", *more)
+def run(orchestra: CommandLine, request: str, *more: str) -> tuple[int, str, str]:
+    return orchestra("run", "flow.py", request, "--thread", "t", *more)
 
 
-def test_history_fork_and_compare(orchestra: Command) -> None:
+def test_history_fork_and_compare(orchestra: CommandLine) -> None:
     run(orchestra, "hello")
     code, out, _ = orchestra("runs", "history", "t")
     assert code == 0
@@ -115,7 +98,7 @@ def test_history_fork_and_compare(orchestra: Command) -> None:
         (["show", "t", "--html", "no/such/folder/report.html"], "can't be written"),
     ],
 )
-def test_wrong_input_is_named_and_nothing_is_lost(orchestra: Command, arguments: list[str], said: str) -> None:
+def test_wrong_input_is_named_and_nothing_is_lost(orchestra: CommandLine, arguments: list[str], said: str) -> None:
     run(orchestra, "hello")
     code, _, err = orchestra("runs", *arguments)
     assert code == 2
@@ -123,11 +106,11 @@ def test_wrong_input_is_named_and_nothing_is_lost(orchestra: Command, arguments:
     assert orchestra("runs", "list", "--json")[1].count('"thread": "t"') == 1
 
 
-def test_a_timer_waits_and_tick_goes_on(orchestra: Command) -> None:
+def test_a_timer_waits_and_tick_goes_on(orchestra: CommandLine) -> None:
     code, out, _ = run(orchestra, "wait")
     assert code == 3
     assert "runs tick" in out
-    orchestra("run", "cli_runs_flow.py", "never", "--thread", "n")
+    orchestra("run", "flow.py", "never", "--thread", "n")
     code, out, _ = orchestra("runs", "list", "--state", "waiting", "--json")
     assert {info["thread"] for info in json.loads(out)} == {"t", "n"}
     time.sleep(0.4)
@@ -137,7 +120,7 @@ def test_a_timer_waits_and_tick_goes_on(orchestra: Command) -> None:
     assert orchestra("runs", "tick", "--json")[1] == "[]\n"
 
 
-def test_a_new_request_drops_an_open_question_only_if_told_to(orchestra: Command) -> None:
+def test_a_new_request_drops_an_open_question_only_if_told_to(orchestra: CommandLine) -> None:
     assert run(orchestra, "ask")[0] == 3
     code, _, err = run(orchestra, "hello")
     assert code == 2
@@ -149,7 +132,7 @@ def test_a_new_request_drops_an_open_question_only_if_told_to(orchestra: Command
     assert [(turn["ended"], turn["dropped"]) for turn in past] == [("superseded", ["which one?"])]
 
 
-def test_memory_is_seen_used_set_and_forgotten(orchestra: Command) -> None:
+def test_memory_is_seen_used_set_and_forgotten(orchestra: CommandLine) -> None:
     run(orchestra, "I like tea", "--user", "ada@example.org")
     code, out, _ = orchestra("memory", "list")
     assert code == 0
@@ -168,9 +151,9 @@ def test_memory_is_seen_used_set_and_forgotten(orchestra: Command) -> None:
     assert orchestra("memory", "list")[1] == "Nothing is remembered.\n"
 
 
-def test_listing_by_workflow_and_user_and_deleting(orchestra: Command) -> None:
+def test_listing_by_workflow_and_user_and_deleting(orchestra: CommandLine) -> None:
     run(orchestra, "hello", "--user", "ada")
-    orchestra("run", "cli_runs_flow.py", "hi", "--thread", "u")
+    orchestra("run", "flow.py", "hi", "--thread", "u")
     for chosen, threads in (("--user=ada", {"t"}), ("--workflow=letters", {"t", "u"}), ("--workflow=x", set[str]())):
         found: list[dict[str, Any]] = json.loads(orchestra("runs", "list", chosen, "--json")[1])
         assert {info["thread"] for info in found} == threads
@@ -179,23 +162,24 @@ def test_listing_by_workflow_and_user_and_deleting(orchestra: Command) -> None:
     assert orchestra("runs", "list")[1] == "No runs in sqlite:///runs.db yet.\n"
 
 
-def test_a_run_of_another_process_is_cancelled(orchestra: Command, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "orchestra", "run", "cli_runs_flow.py", "slow", "--thread", "t"]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as other:
+def test_a_run_of_another_process_is_cancelled(orchestra: CommandLine, tmp_path: Path) -> None:
+    with orchestra.start("run", "flow.py", "slow", "--thread", "t") as other:
         deadline = time.monotonic() + 20
         while not (tmp_path / "working").exists():
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        assert "Cancelled" in orchestra("runs", "cancel", "t")[1]
+        began = time.monotonic()
+        assert "Its process notices within 5 s" in orchestra("runs", "cancel", "t")[1]
         _, err = other.communicate(timeout=20)
+    assert time.monotonic() - began < 8
     assert other.returncode == 2
     assert "cancelled from elsewhere" in err
     assert json.loads(orchestra("runs", "show", "t", "--json")[1])["state"] == "stopped"
     assert "No run is on it now" in orchestra("runs", "cancel", "t")[1]
 
 
-def test_a_run_goes_on_when_nobody_reads_its_output_any_more(orchestra: Command, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "orchestra", "run", "cli_runs_flow.py", "hello", "--thread", "t"]
+def test_a_run_goes_on_when_nobody_reads_its_output_any_more(orchestra: CommandLine, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "orchestra", "run", "flow.py", "hello", "--thread", "t"]
     options = {"env": {**os.environ, "PYTHONUNBUFFERED": "1"}, "cwd": tmp_path}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, **options) as other:
         assert other.stdout is not None
@@ -205,7 +189,7 @@ def test_a_run_goes_on_when_nobody_reads_its_output_any_more(orchestra: Command,
     assert json.loads(orchestra("runs", "show", "t", "--json")[1])["state"] == "done"
 
 
-def test_looking_into_somebody_elses_database_writes_nothing(orchestra: Command, tmp_path: Path) -> None:
+def test_looking_into_somebody_elses_database_writes_nothing(orchestra: CommandLine, tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "theirs.db")) as theirs:
         theirs.execute("CREATE TABLE things (name TEXT)")
         theirs.commit()
@@ -216,7 +200,7 @@ def test_looking_into_somebody_elses_database_writes_nothing(orchestra: Command,
     assert (tmp_path / "theirs.db").read_bytes() == before
 
 
-def test_a_report_is_one_page(orchestra: Command, tmp_path: Path) -> None:
+def test_a_report_is_one_page(orchestra: CommandLine, tmp_path: Path) -> None:
     run(orchestra, "<script>alert(1)</script>")
     assert orchestra("runs", "show", "t", "--html", "report.html") == (0, "Wrote report.html.\n", "")
     page = (tmp_path / "report.html").read_text()
@@ -225,16 +209,16 @@ def test_a_report_is_one_page(orchestra: Command, tmp_path: Path) -> None:
     assert "&lt;script&gt;alert(1)" in page
 
 
-def test_a_workflow_is_drawn(orchestra: Command, tmp_path: Path) -> None:
-    code, out, _ = orchestra("graph", "draw", "cli_runs_flow.py")
+def test_a_workflow_is_drawn(orchestra: CommandLine, tmp_path: Path) -> None:
+    code, out, _ = orchestra("graph", "draw", "flow.py")
     assert code == 0
     assert out.startswith("flowchart")
-    assert orchestra("graph", "draw", "cli_runs_flow.py", "-o", "flow.svg")[0] == 0
+    assert orchestra("graph", "draw", "flow.py", "-o", "flow.svg")[0] == 0
     assert "first" in (tmp_path / "flow.svg").read_text()
-    code, _, err = orchestra("graph", "draw", "cli_runs_flow.py", "-o", "flow.jpg")
+    code, _, err = orchestra("graph", "draw", "flow.py", "-o", "flow.jpg")
     assert code == 2
     assert ".svg, .png or .mmd" in err
-    code, _, err = orchestra("graph", "draw", "cli_runs_flow.py", "-o", "flow.png")
+    code, _, err = orchestra("graph", "draw", "flow.py", "-o", "flow.png")
     if any(map(shutil.which, ("rsvg-convert", "inkscape", "magick", "convert", "chromium", "chromium-browser"))):
         assert (tmp_path / "flow.png").read_bytes().startswith(b"\x89PNG")
     else:

@@ -110,7 +110,7 @@ async def test_a_table_is_processed_like_a_file(files, postgres_url, monkeypatch
     assert by_table.state is by_file.state is RunState.DONE
     every = "SELECT id, status, minor, why FROM finance_transactions ORDER BY id"
     assert ledger(every, "table.db") == ledger(every, "file.db")
-    with pytest.raises(RequestError, match="no such table; there is .*payments"):
+    with pytest.raises(RequestError, match=r"no such table; there is .*payments"):
         await run("Process $BANK table payment", thread="other")
     engine.dispose()
 
@@ -127,7 +127,9 @@ async def test_without_one_of_the_fraud_checks_the_rest_is_flagged(files):
     ended = await run("Process transactions.csv", crashing("velocity"))
     assert ended.results["fraud"].ok
     assert "Fraud checks that failed: velocity. As declared, the others were posted and flagged." in ended.answer
-    ((flagged,),) = ledger("SELECT count(*) FROM finance_transactions WHERE status = 'posted' AND why LIKE '%velocity%'")
+    ((flagged,),) = ledger(
+        "SELECT count(*) FROM finance_transactions WHERE status = 'posted' AND why LIKE '%velocity%'"
+    )
     assert flagged == statuses()["posted"] > 0.9 * SIZE
     assert statuses()["held"] > 0, "the other checks still hold what they suspect"
 
@@ -190,17 +192,19 @@ async def test_another_payment_under_a_posted_id_is_rejected(files, tmp_path):
 @pytest.mark.parametrize(
     ("request_text", "said"),
     [
-        ("Process nothing.csv", "no such file"),
+        ("Process nothing.csv", "No such file"),
         ("Process broken.csv", r"broken.csv: 3 of 3 rows .* line 2: .*not a number.*Mend the file"),
         ("Process transactions.csv ledger sqlite:///nowhere/ledger.db", "there is no folder nowhere"),
         ("Process transactions.csv ledger oracle://x/y", "can't be used"),
+        ("Process transactions.csv ledger books", "write a database URL"),
+        ("Process sqlite:///nowhere.db table payments", "nowhere.db table payments: there is no such file"),
         ("Process $NOT_SET table payments", r"\$NOT_SET: this environment variable is not set"),
     ],
 )
 async def test_what_cannot_be_processed_is_refused_before_anything_is_stored(files, tmp_path, request_text, said):
     header = ",".join(_finance_sample.COLUMNS)
     line = ",".join(["x", *files.rows[0][1:5], "ten", *files.rows[0][6:]])
-    (tmp_path / "broken.csv").write_text("\n".join([header, line, line, line]))
+    (tmp_path / "broken.csv").write_text(f"{header}\n{line}\n{line}\n{line}")
     with pytest.raises(RequestError, match=said):
         await run(request_text)
     async with Orchestra("sqlite:///runs.db") as orchestra:

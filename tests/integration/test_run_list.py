@@ -153,7 +153,7 @@ async def test_a_thread_moves_to_the_top_when_it_changes_and_is_there_once(datab
 
 
 async def test_a_list_longer_than_a_page(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestra.runs._PAGE", 3)
+    monkeypatch.setattr("orchestra.looking._PAGE", 3)
     async with Orchestra(database) as orchestra:
         for number in range(8):
             request = "fail" if number in (0, 4, 7) else "done"
@@ -370,7 +370,9 @@ async def test_cancelling_what_waits_or_is_done_cancels_nothing(database: str) -
 PROGRAM = """
 import asyncio, sys
 from pathlib import Path
-from orchestra import Assignment, Orchestra, Workflow, agent
+from orchestra import Assignment, Orchestra, Workflow, agent, leases
+
+leases._TTL = 6.0  # it looks every 2 s whether it still has the thread; test_cli_runs waits as long as a user does
 
 HERE = Path(__file__).parent
 

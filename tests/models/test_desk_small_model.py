@@ -10,7 +10,7 @@ from tests import smollm
 async def test_the_desk_survives_a_model_that_writes_nonsense(small_model, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     model = ChatOpenAI(model=smollm.MODEL, base_url=small_model, api_key="x", temperature=0, timeout=60, max_retries=0)
-    flow = research_desk.build(model, tokens=9_000, max_tokens=20)  # what is cut off is asked for once more, fourfold
+    flow = research_desk.build(model, tokens=9_000, max_tokens=6)  # what is cut off is asked for once more, fourfold
     async with Orchestra(f"sqlite:///{tmp_path}/runs.db") as orchestra:
         run = await orchestra.start(flow, research_desk.EXAMPLE)
         outcome = await run

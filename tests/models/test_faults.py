@@ -164,20 +164,15 @@ def fits(model: str, role: str) -> Any:
     return lambda body: body["model"] == model and any(MARKS[role] in str(m["content"]) for m in body["messages"])
 
 
-async def run(case: Case, fake: Fake, orchestra: Orchestra) -> Account:
-    def chat(role: str) -> ChatOpenAI:
-        name, bad = ("good", None) if role != case.role else (case.model, fault(case.fault, SAYS[role]))
-        if bad is not None:
-            fake.when(fits(name, role), [bad, SAYS[role]] if case.how == "once" else bad)
-        return ChatOpenAI(
-            base_url=fake.url,
-            api_key=KEY,
-            model=name,
-            max_retries=0,
-            timeout=PATIENCE if case.fault == "late" and bad is not None else 60,
-            http_async_client=openai.DefaultAsyncHttpxClient(verify=False),
-            **CLIENT,
-        )
+def chat(fake: Fake, name: str, timeout: float) -> ChatOpenAI:
+    mine = {"http_async_client": openai.DefaultAsyncHttpxClient(verify=False)}
+    return ChatOpenAI(base_url=fake.url, api_key=KEY, model=name, max_retries=0, timeout=timeout, **CLIENT, **mine)
+
+
+async def run(case: Case, fake: Fake, good: ChatOpenAI, orchestra: Orchestra) -> Account:
+    bad = fault(case.fault, SAYS[case.role])
+    fake.when(fits(case.model, case.role), [bad, SAYS[case.role]] if case.how == "once" else bad)
+    faulty = chat(fake, case.model, PATIENCE if case.fault == "late" else 60)
 
     def search(query: str) -> str:
         """Search the web."""
@@ -187,13 +182,12 @@ async def run(case: Case, fake: Fake, orchestra: Orchestra) -> Account:
         return Fact(city="Rome", size="large")
 
     tools = {"tools": [search]} if case.role == "with tools" else {}
-    role = "with tools" if tools else "specialist"
-    expert = Agent.from_model(
-        "expert", chat(role), "You know cities.", output=Fact, retry=QUICK, max_tokens=50, **tools
-    )
     others: dict[str, Any] = {"planner": ModelPlanner, "reviewer": ModelReviewer}
-    beside = {case.role: others[case.role](chat(case.role))} if case.role in others else {}
-    flow = Workflow("w", agents=[expert], **beside)
+    beside = {case.role: others[case.role](faulty)} if case.role in others else {}
+    model = good if beside else faulty
+    expert = Agent.from_model("expert", model, "You know cities.", output=Fact, retry=QUICK, max_tokens=50, **tools)
+    name = case.model.replace("/", ".").replace(" ", "_")
+    flow = Workflow(name, agents=[expert], **beside)  # under one name they would share their agents' health
     if case.how != "alone":
         flow.add_agent(Agent("spare", stand_in), backup_for="expert")
     going = await orchestra.start(flow, "Which city?", thread_id=case.model)
@@ -212,13 +206,14 @@ async def run_all(database: str) -> dict[Case, Account]:
         for role in ("planner", "specialist", "reviewer"):
             fake.when(fits("good", role), SAYS[role])
         async with Orchestra(database) as orchestra:
+            good = chat(fake, "good", 60)
 
             async def one(case: Case) -> None:
                 if case.fault == "late":
-                    accounts[case] = await run(case, fake, orchestra)
+                    accounts[case] = await run(case, fake, good, orchestra)
                     return
                 async with places:
-                    accounts[case] = await run(case, fake, orchestra)
+                    accounts[case] = await run(case, fake, good, orchestra)
 
             async with asyncio.TaskGroup() as group:
                 for case in cases:

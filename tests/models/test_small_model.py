@@ -52,7 +52,7 @@ def team(url: str, roles: str, **options: Any) -> Workflow:
     if "planner" in roles:
         parts["planner"] = ModelPlanner(model, max_tokens=30)
     if "reviewer" in roles:
-        parts["reviewer"] = ModelReviewer(model, rounds=1, max_added=1, max_tokens=20)
+        parts["reviewer"] = ModelReviewer(model, rounds=1, max_added=1, max_tokens=8)
     flow = Workflow("w", agents=agents, max_tasks=3, **parts, **options)
     return flow.add_edge("namer", "writer")
 

@@ -32,7 +32,9 @@ def rows(tmp_path):
         usual = []
         for day in range(60 if habits else 0):
             where = None if day % 10 == 0 else LISBON
-            usual.append(row(1000 + day, 24 * day, f"{20 + day % 7}.{day:02}", "Web Shop" if where is None else "Shop", at=where))
+            usual.append(
+                row(1000 + day, 24 * day, f"{20 + day % 7}.{day:02}", "Web Shop" if where is None else "Shop", at=where)
+            )
         file = tmp_path / "transactions.csv"
         file.write_text("\n".join([HEADER, *lines, *usual, ""]))
         return read(str(file))
@@ -79,6 +81,12 @@ def test_a_request_says_where_from_where_to_and_how(monkeypatch):
     assert read_request("Process 20,000 sample transactions, seed 9").size == 20_000
 
 
+def test_a_sample_stays_out_of_the_ledger_of_the_environment(monkeypatch):
+    monkeypatch.setenv("FINANCE_LEDGER", "sqlite:///real.db")
+    assert read_request("Process a.csv").ledger == "sqlite:///real.db"
+    assert read_request("Process 500 sample transactions").ledger == ""
+
+
 # Rows
 
 
@@ -122,6 +130,13 @@ def test_single_bad_rows_are_rejected_with_their_reason(rows):
     assert len(reasons) == len(bad) + 1, "and the usual row whose id was taken"
     for line, why in enumerate(bad.values(), 3):
         assert why in reasons[line]
+
+
+def test_a_spreadsheets_dialect_is_understood(tmp_path):
+    file = tmp_path / "sheet.csv"
+    file.write_bytes("\ufeffID;Time;Customer;Amount;Currency\r\nA;2026-03-02 12:00;C1;12.50;eur\r\n".encode())
+    (one,) = read(str(file)).good
+    assert (one.id, one.minor, one.currency, one.when) == ("A", 1250, "EUR", START.timestamp())
 
 
 def test_cents_are_exact(rows):
@@ -208,7 +223,8 @@ def test_a_balance_that_is_off_by_a_cent_is_held_once_and_a_rejected_row_excuses
 )
 def test_a_sanctioned_name_is_found_however_it_is_written(rows, tmp_path, payee, matches):
     found = _finance_screening.sanctions(
-        rows(row(1, 0, payee=payee, kind="transfer"), habits=False), listing(tmp_path, "# names", "Kelaven Bawick Pelazo")
+        rows(row(1, 0, payee=payee, kind="transfer"), habits=False),
+        listing(tmp_path, "# names", "Kelaven Bawick Pelazo"),
     )
     assert bool(found.hits) is matches
 
