@@ -26,7 +26,6 @@ from orchestra.shown import Shown
 from orchestra.tasks import now, text_of
 from orchestra.timers import QUESTION, due_of, is_timer, ours
 
-
 DECISIONS = ("approval", "unable", "budget")
 """The kinds of questions that a `Decision` answers."""
 

@@ -41,40 +41,22 @@ class Supervisor:
         call = call_of(config)
         call.tell_by(runtime.stream_writer)
         desk = _Desk(self._blueprint, call, state, config, runtime)
+        if call.tape is not None:
+            call.tape.begin(turn_id(state))
         update: dict[str, Any] = {}
-        results: dict[str, Result] = state.get("results") or {}
+        results: dict[str, Result] = {}
         if not is_planned(state):
             call.counted = True
-            if call.tape is not None:
-                call.tape.begin(turn_id(state))
             plan = await desk.plan()
             update = _new_turn(state, plan)
             state = {**state, "halfway": {}}
-            results = {}
         else:
-            before = cast("Plan", state["plan"])
-            if call.tape is not None:
-                call.tape.begin(turn_id(state))
-            plan = grown(before, (each for result in results.values() for each in result.added))
-            if not call.counted:
-                call.counted = True
-                call.funds.book_earlier(self._blueprint.roster, plan, results.values())
-                call.handed_on = sum(len(result.added) for result in results.values())
-            node = Node(self._blueprint, call, config, runtime, cast("ExecutionInfo", runtime.execution_info))
-            call.funds.extend(plan.raised)
-            call.halt.why = call.halt.why or aborted(results.values())
-            if all(task.id in results for task in plan.tasks):
-                plan, again = await settled(node, await desk.turn(plan, results))
-                plan = await desk.review(plan, results) if not again else plan
-                results = {task: result for task, result in results.items() if task not in again}
-                if again:
-                    kept = {task: encode_result(result, self._blueprint.roster) for task, result in results.items()}
-                    update["results"] = Overwrite(kept)
-            elif self._blueprint.people.budget and not plan.capped and call.funds.own_used_up:
-                plan = await raised(node, await desk.turn(plan, results))
-                call.funds.extend(plan.raised)
-            if plan is not before:
+            plan, results = await desk.go_on(call, state.get("results") or {})
+            if plan is not state["plan"]:
                 update["plan"] = _stored(plan)
+            if len(results) < len(state.get("results") or {}):  # some are done again
+                kept = {task: encode_result(result, self._blueprint.roster) for task, result in results.items()}
+                update["results"] = Overwrite(kept)
         sends, unable = self._sends(plan, results, desk)
         if unable or "turn" in update:
             raw = {task: encode_result(result, self._blueprint.roster) for task, result in unable.items()}
@@ -119,6 +101,26 @@ class _Desk:
     state: Mapping[str, Any]
     config: RunnableConfig
     runtime: Runtime[Any]
+
+    async def go_on(self, call: Call, results: dict[str, Result]) -> tuple[Plan, dict[str, Result]]:
+        """Look at what has been done of a turn; return its plan, and the results that stand."""
+        plan = grown(self.state["plan"], (each for result in results.values() for each in result.added))
+        if not call.counted:
+            call.counted = True
+            call.funds.book_earlier(self.blueprint.roster, plan, results.values())
+            call.handed_on = sum(len(result.added) for result in results.values())
+        node = Node(self.blueprint, call, self.config, self.runtime, cast("ExecutionInfo", self.runtime.execution_info))
+        call.funds.extend(plan.raised)
+        call.halt.why = call.halt.why or aborted(results.values())
+        if all(task.id in results for task in plan.tasks):
+            plan, again = await settled(node, await self.turn(plan, results))
+            if again:
+                return plan, {task: result for task, result in results.items() if task not in again}
+            plan = await self.review(plan, results)
+        elif self.blueprint.people.budget and not plan.capped and call.funds.own_used_up:
+            plan = await raised(node, await self.turn(plan, results))
+            call.funds.extend(plan.raised)
+        return plan, results
 
     def emit(self, kind: type[Event], what: Mapping[str, Any]) -> None:
         self.runtime.stream_writer(kind(path=self.call.path, **what))

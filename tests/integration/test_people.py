@@ -103,8 +103,6 @@ BEFORE: dict[str, tuple[Any, dict[str, str], Any, list[str]]] = {
 }
 
 
-
-
 @pytest.mark.parametrize("word", [*sorted(BEFORE)])
 async def test_a_task_with_side_effects_begins_when_a_person_says_so(database: str, office: Office, word: str) -> None:
     answer, status, told, called = BEFORE[word]

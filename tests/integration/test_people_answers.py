@@ -34,7 +34,6 @@ __all__ = ["office"]  # a fixture
 # Each answer reaches the right call, and nothing is called twice for it
 
 
-
 async def test_an_author_that_asks_is_approved_without_being_called_again(any_saver: Any, office: Office) -> None:
     flow = office.flow(office.agent("write", asks("who?")), "next").add_edge("write", "next").add_approval("write")
     graph = flow.compile(checkpointer=any_saver)
