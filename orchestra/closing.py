@@ -13,7 +13,7 @@ from orchestra.decisions import Decision
 from orchestra.node import Node
 from orchestra.questions import Question
 from orchestra.settling import Settling, caller, held_by
-from orchestra.tasks import Plan, Task, now
+from orchestra.tasks import Plan, now
 
 _SUPERVISOR = "supervisor"
 
@@ -39,30 +39,37 @@ async def settled(node: Node, turn: Turn) -> tuple[Plan, set[str]]:
     for resolution in found:
         if resolution in plan.resolutions or any(resolution.conflict == each.conflict for each in plan.resolutions):
             continue
-        stale = _stale(node, turn, resolution, reran)
+        stale, acted = _stale(node, turn, resolution, reran)
         again |= stale
-        new.append(resolution.model_copy(update={"reran": tuple(sorted(stale))}))
+        told = f"; {', '.join(acted)} had acted on what lost, and is not done again" if acted else ""
+        reason = f"{resolution.reason}{told}"
+        new.append(resolution.model_copy(update={"reran": tuple(sorted(stale)), "reason": reason}))
     if not new:
         return plan, set()
     plan, gone = _ungrown(plan.model_copy(update={"resolutions": (*plan.resolutions, *new)}), again)
     return plan, again | gone
 
 
-def _stale(node: Node, turn: Turn, resolution: Resolution, reran: set[str]) -> set[str]:
-    """The tasks that were given a claim that lost, without knowing that it had, and those that rest on them."""
+def _stale(node: Node, turn: Turn, resolution: Resolution, reran: set[str]) -> tuple[set[str], list[str]]:
+    """The tasks that were given a claim that lost, without knowing that it had, and those that rest on them.
+
+    Returns:
+        Those that are to be done again, and those that are not because they act on the world.
+    """
     stale: set[str] = set()
+    acted: list[str] = []
     for task in turn.plan.order:
         knew = [lost for each in turn.results[task.id].resolutions for lost in each.losers]
         misled = any(lost.task in task.needs and lost not in knew for lost in resolution.losers)
         # Who is not done again changes nothing for those behind; what was handed on is its asker's to hand on again.
-        once = task.id not in reran and task.added_by is None and not _acts(node, turn, task)
-        if once and not node.call.halt.why and (misled or stale.intersection(task.needs)):
+        once = task.id not in reran and task.added_by is None and turn.results[task.id].ok
+        if not once or node.call.halt.why or not (misled or stale.intersection(task.needs)):
+            continue
+        if any(agent.side_effects for agent in node.blueprint.candidates(task)):
+            acted.append(task.id)
+        else:
             stale.add(task.id)
-    return stale
-
-
-def _acts(node: Node, turn: Turn, task: Task) -> bool:
-    return not turn.results[task.id].ok or any(agent.side_effects for agent in node.blueprint.candidates(task))
+    return stale, acted
 
 
 def _ungrown(plan: Plan, again: set[str]) -> tuple[Plan, set[str]]:

@@ -51,7 +51,7 @@ class Supervisor:
             update = _new_turn(state, plan)
             state = {**state, "halfway": {}}
         else:
-            plan, results = await desk.go_on(call, state.get("results") or {})
+            plan, results = await desk.go_on(state.get("results") or {})
             if plan is not state["plan"]:
                 update["plan"] = _stored(plan)
             if len(results) < len(state.get("results") or {}):  # some are done again
@@ -102,8 +102,9 @@ class _Desk:
     config: RunnableConfig
     runtime: Runtime[Any]
 
-    async def go_on(self, call: Call, results: dict[str, Result]) -> tuple[Plan, dict[str, Result]]:
+    async def go_on(self, results: dict[str, Result]) -> tuple[Plan, dict[str, Result]]:
         """Look at what has been done of a turn; return its plan, and the results that stand."""
+        call = self.call
         plan = grown(self.state["plan"], (each for result in results.values() for each in result.added))
         if not call.counted:
             call.counted = True

@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import operator
+from contextlib import nullcontext, suppress
+from dataclasses import replace
 from typing import Annotated, Any
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.checkpoint.serde.types import RESUME
 from langgraph.errors import GraphInterrupt
 from langgraph.graph import START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.runtime import Runtime
-from langgraph.types import Command, Send, interrupt
+from langgraph.types import Command, Interrupt, Send, interrupt
 from typing_extensions import TypedDict
+
+from orchestra.branching import NOBODY
 
 THREAD: Any = {"configurable": {"thread_id": "t"}}
 
@@ -152,3 +157,75 @@ async def test_writes_under_a_channel_no_graph_has_are_kept_and_harm_nothing() -
     stored = await saver.aget_tuple(places[0])
     assert [value for _, channel, value in stored.pending_writes if channel == "not_a_channel"] == [{"a": 1}]
     assert (await graph.ainvoke(Command(resume=1), THREAD))["seen"] == [1]
+
+
+async def test_an_interrupt_with_an_id_of_our_own_is_shown_and_its_answer_left_to_us() -> None:
+    """What the engine asks has ids that LangGraph does not know: a map of answers may name them."""
+    saver, own, runs = InMemorySaver(), "0" * 31 + "7", list[str]()
+
+    async def work(state: Any) -> dict[str, Any]:
+        runs.append("work")
+        if len(runs) == 1:
+            raise GraphInterrupt((Interrupt(value="ours?", id=own),))
+        return {"seen": [1]}
+
+    graph = StateGraph(State).add_node("work", work).add_edge(START, "work").compile(checkpointer=saver)
+    state = await graph.ainvoke({"seen": []}, THREAD)
+    assert [(one.id, one.value) for one in state["__interrupt__"]] == [(own, "ours?")]
+    assert (await graph.ainvoke(Command(resume={own: "yes"}), THREAD))["seen"] == [1]
+
+
+async def test_an_answer_without_a_name_is_taken_back_by_storing_none() -> None:
+    """LangGraph keeps it, and would hand it to the next who asks in the same superstep."""
+    saver, got = InMemorySaver(), list[Any]()
+
+    async def asks(state: Any) -> dict[str, Any]:
+        got.append(interrupt("one?"))
+        if len(got) == 1:
+            raise GraphInterrupt((Interrupt(value="ours?", id="0" * 32),))
+        got.append(interrupt("two?"))
+        return {"seen": [1]}
+
+    graph = StateGraph(State).add_node("asks", asks).add_edge(START, "asks").compile(checkpointer=saver)
+    await graph.ainvoke({"seen": []}, THREAD)
+    await graph.ainvoke(Command(resume="first"), THREAD)
+    head = await saver.aget_tuple(THREAD)
+    assert head is not None
+    assert [value for execution, channel, value in head.pending_writes or () if execution == NOBODY] == ["first"]
+    place: Any = {"configurable": {**head.config["configurable"], "checkpoint_id": head.checkpoint["id"]}}
+    await saver.aput_writes(place, [(RESUME, None)], NOBODY)
+    state = await graph.ainvoke(None, THREAD)
+    assert got == ["first", "first"]
+    assert [one.value for one in state["__interrupt__"]] == ["two?"]
+
+
+async def test_subgraphs_of_one_node_are_numbered_by_a_counter_in_its_config() -> None:
+    """Each team that a node calls keeps its number, in whatever order it is called when the node runs again."""
+    saver, ran = InMemorySaver(), list[str]()
+
+    def team(name: str) -> Any:
+        async def work(state: Any) -> dict[str, Any]:
+            ran.append(name)
+            return {"seen": [interrupt(name)]}
+
+        return StateGraph(State).add_node(name, work).add_edge(START, name).compile()
+
+    teams, rounds = [team("a"), team("b")], [[0, 1], [1]]  # the second time only the second of them is called
+
+    async def calls(state: Any, config: RunnableConfig) -> dict[str, Any]:
+        for number in rounds.pop(0):
+            configurable = {
+                key: replace(value, subgraph_counter=lambda: number) if hasattr(value, "subgraph_counter") else value  # noqa: B023
+                for key, value in config["configurable"].items()
+            }
+            with suppress(GraphInterrupt) if number == 0 else nullcontext():
+                await teams[number].ainvoke({"seen": []}, {**config, "configurable": configurable})
+        return {"seen": [1]}
+
+    graph = StateGraph(State).add_node("calls", calls).add_edge(START, "calls").compile(checkpointer=saver)
+    await graph.ainvoke({"seen": []}, THREAD)
+    places = {one.config["configurable"]["checkpoint_ns"] for one in saver.list(THREAD)}
+    assert len({place for place in places if place.startswith("calls:")}) == 2
+    await graph.ainvoke(Command(resume="yes"), THREAD)
+    assert {one.config["configurable"]["checkpoint_ns"] for one in saver.list(THREAD)} == places  # b, where it was
+    assert ran == ["a", "b", "b"]
