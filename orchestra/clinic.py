@@ -31,7 +31,7 @@ from orchestra.places import as_guest, has_place
 from orchestra.probes import Probe, is_judge, unmet
 from orchestra.retrying import describe
 from orchestra.tasks import Review, Task, now
-from orchestra.vitals import Change
+from orchestra.vitals import Change, Condition
 
 _HEALTH, _PROBES = "orchestra_health", "orchestra_probes"
 
@@ -40,6 +40,9 @@ _KEPT = 50
 
 _LONGEST_NAP = 1.0
 """Seconds after which it is looked again who is to be probed: an agent may have been opened meanwhile."""
+
+_NAPS = 10
+"""Naps from one look at what other processes have learned to the next."""
 
 _UNKNOWN = Health().dump()
 """What is known of an agent of which nothing is known."""
@@ -105,7 +108,7 @@ class Clinic:
 
     @asynccontextmanager
     async def attending(self) -> AsyncGenerator[None]:
-        """Inside, agents are probed when it is time; what was learned of them is shared at the end.
+        """Inside, agents are probed when it is time, and what is learned of them is shared: who opens, within a second.
 
         A store that fails does not touch what goes on inside: that is logged as a warning.
         """
@@ -114,13 +117,16 @@ class Clinic:
             return
         with _spared("What other processes know of the agents could not be read"):
             await self.read()
-        probing = asyncio.create_task(self._probe_on()) if any(a.probe for a in self.agents.values()) else None
+        works = [self._share_on] if self._store is not None else []
+        works += [self._probe_on] if any(agent.probe for agent in self.agents.values()) else []
+        beside = [asyncio.create_task(work()) for work in works]
         try:
             yield
         finally:
-            if probing is not None:
-                probing.cancel()
-                await asyncio.wait([probing], timeout=_LONGEST_NAP)  # one that does not let itself be cancelled is left
+            for each in beside:
+                each.cancel()
+            if beside:
+                await asyncio.wait(beside, timeout=_LONGEST_NAP)  # one that does not let itself be cancelled is left
             with _spared("What was learned of the agents could not be stored"):
                 await self.share()
 
@@ -160,6 +166,22 @@ class Clinic:
             Checkup(agent=agent, at=datetime.fromisoformat(at), seconds=seconds, problem=problem)
             for at, seconds, problem in told
         ]
+
+    async def _share_on(self) -> None:
+        """Share who opens or closes while the run goes on, and see now and then what others have learned."""
+        known, naps = self._conditions(), 0
+        while True:
+            await asyncio.sleep(_LONGEST_NAP)
+            naps += 1
+            with _spared("What is known of the agents could not be shared"):
+                if self._conditions() != known:
+                    await self.share()
+                elif naps % _NAPS == 0:
+                    await self.read()
+            known = self._conditions()
+
+    def _conditions(self) -> list[Condition]:
+        return [agent.health.condition for agent in self.agents.values()]
 
     async def _probe_on(self) -> None:
         """Probe whoever it is time for, again and again; what other processes did counts."""

@@ -476,3 +476,30 @@ def test_the_command_says_that_nobody_has_a_probe(tmp_path: Path, capsys: pytest
     (tmp_path / "flow.py").write_text(FLOW.replace("probe=", "#"))
     code, out = shell("--check")
     assert (code, "No agent has a probe" in out) == (0, True)
+
+
+async def test_who_opens_is_known_elsewhere_while_the_run_goes_on(database: str) -> None:
+    def team(fails: bool) -> Workflow:
+        async def sick(task: Assignment) -> str:
+            if fails:
+                raise ValueError("down")
+            return "well"
+
+        async def slow(task: Assignment) -> str:
+            await asyncio.sleep(30)
+            return "slow"
+
+        agents = [Agent("sick", sick, breaker=Breaker(failures=1)), Agent("slow", slow)]
+        return Workflow("shared", agents=agents)
+
+    async with Orchestra(database) as orchestra, Orchestra(database) as other:
+        run = await orchestra.start(team(fails=True), "go")
+        flow = team(fails=False)
+        for _ in range(100):  # the run still goes on
+            await asyncio.sleep(0.1)
+            await other.check(flow)
+            if flow.roster["sick"].health.condition == "open":
+                break
+        assert flow.roster["sick"].health.condition == "open"
+        assert not run.ended
+        await run.cancel()
