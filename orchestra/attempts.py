@@ -16,7 +16,15 @@ from orchestra.assignments import Assignment, Memo
 from orchestra.claims import Held, Resolution
 from orchestra.dataflow import Updates
 from orchestra.decisions import Decision
-from orchestra.errors import AgentError, AttemptTimeout, BudgetExceeded, MalformedOutput, NoCapableAgent, WorkflowError
+from orchestra.errors import (
+    AgentError,
+    AttemptTimeout,
+    BudgetExceeded,
+    MalformedOutput,
+    NoCapableAgent,
+    PersonRefused,
+    WorkflowError,
+)
 from orchestra.events import AttemptFailed, Event, FellBack, TaskStarted
 from orchestra.health import order
 from orchestra.invoking import Declined, Returned, arguments, failure_of, invoke, told_apart
@@ -262,6 +270,8 @@ async def _first_success(job: Job) -> tuple[Agent, Returned]:
             previous = agent if closed.tries else before  # it was closed between the choice and the attempt
             tries[agent.name] = closed.tries
             queue.append(agent)
+        except PersonRefused:
+            raise
         except AgentError as error:
             reasons.append(str(error))
             declined = declined or isinstance(error.__cause__, Declined)
@@ -333,6 +343,8 @@ async def _attempts_on(job: Job, agent: Agent, bindings: Sequence[Binding], done
         if pause is None:
             times = "" if number == 1 else f" at try {number}"
             how = "finds the task" if isinstance(error, Declined) else f"failed{times}:"
+            if isinstance(error, PersonRefused):
+                raise PersonRefused(attempt.error) from error
             raise AgentError(f"{agent.name} {how} {attempt.error}") from error
         await wait(0 if job.hurried else pause, job.ready)
     raise AssertionError("unreachable: the last try returns or raises")
@@ -372,7 +384,7 @@ async def _one_attempt(
 
 def _counts(outcome: str, error: Exception | None) -> Any:
     """How an attempt counts for its agent's health: a budget that is used up says nothing of the agent."""
-    return "cancelled" if isinstance(error, BudgetExceeded) else outcome
+    return "cancelled" if isinstance(error, BudgetExceeded | PersonRefused) else outcome
 
 
 async def _worked(

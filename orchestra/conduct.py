@@ -19,7 +19,7 @@ from orchestra.assignments import Assignment
 from orchestra.attempts import Job, add, beside, delivered, named, restore
 from orchestra.dataflow import Deferred
 from orchestra.decisions import Decision, Deed
-from orchestra.errors import AgentError, MalformedOutput
+from orchestra.errors import AgentError, MalformedOutput, PersonRefused
 from orchestra.events import DraftReviewed, FellBack
 from orchestra.outputs import decode, encode
 from orchestra.questions import Question, decision_schema
@@ -123,7 +123,7 @@ async def _done(job: Job, review: Reviewing | None, approval: Approving | None, 
         try:
             return await _tried(job, number, review, approval)
         except AgentError as error:
-            if not people.unable or not job.may_ask():
+            if not people.unable or not job.may_ask() or isinstance(error, PersonRefused):
                 raise
             await _helped(job, number, people, error)
 

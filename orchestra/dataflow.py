@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
-from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -203,6 +203,7 @@ class Call:
         key: Tells this call's turn on its thread apart from all others; the root of idempotency keys.
         path: The teams around it, outermost first.
         answers: The answers that this call brings, by the ids of their questions; `None` for "to the only open one".
+        passed: Notes around this call, where it is a team's, that a question has its answer.
         foreign: Whether the call is a node of a graph that is not ours.
         draining: Whether no further attempt may begin.
         persistent: Whether results are stored at all.
@@ -219,6 +220,7 @@ class Call:
     key: str
     path: tuple[str, ...] = ()
     answers: Mapping[str, Any] | None = field(default_factory=dict[str, Any])
+    passed: Callable[[str], Awaitable[None]] | None = None
     foreign: bool = False
     draining: Callable[[], bool] = lambda: False
     persistent: bool = True

@@ -19,6 +19,7 @@
         ├── MalformedOutput    the output is not of the declared type
         │   ├── UnstorableOutput   it is, but it can't be stored and read back
         │   └── Irreparable        a model's answers were malformed however it was asked; asking anew would not help
+        ├── PersonRefused      a person did not permit it: nobody else is asked, and no other agent tries
         ├── NoCapableAgent     nobody on the roster can do the task
         ├── ModelRefused       a model declined to answer; asking it again would not help
         ├── BudgetExceeded     a budget does not allow what the agent was about to do
@@ -98,6 +99,10 @@ class Irreparable(MalformedOutput):
 
 class NoCapableAgent(AgentError):
     """No agent on the roster can do the task."""
+
+
+class PersonRefused(AgentError):
+    """A person did not permit the work, or has ended it."""
 
 
 class ModelRefused(AgentError):

@@ -24,7 +24,14 @@ from orchestra.branching import JOURNAL, executions
 from orchestra.claims import Held, Resolution
 from orchestra.context import context, turn_id
 from orchestra.dataflow import Call, Deferred, Stored, Turn, Updates
-from orchestra.errors import BudgetExceeded, MalformedOutput, TaskUnsuccessful, UnstorableOutput, WorkflowError
+from orchestra.errors import (
+    BudgetExceeded,
+    MalformedOutput,
+    PersonRefused,
+    TaskUnsuccessful,
+    UnstorableOutput,
+    WorkflowError,
+)
 from orchestra.events import Event, HealthChanged, PlanReady
 from orchestra.metering import Scope
 from orchestra.outputs import OwnCopy, own_copy
@@ -32,6 +39,9 @@ from orchestra.questions import Question, ask_plainly, id_of, put
 from orchestra.state import decode_result
 from orchestra.tasks import Attempt, Delegate, Plan, Result, Status, Task, Usage, aborted, failure, grown, now
 from orchestra.vitals import Change
+
+_NO = ("reject", "stop", "skip", "abort")
+"""What persons decide that ends a task."""
 
 _PATIENCE = 60.0
 """Seconds that an agent with side effects waits for its inputs to be stored, which takes milliseconds."""
@@ -97,7 +107,15 @@ class Node:
         except MalformedOutput as error:
             put(question.model_copy(update={"known": {**question.known, "refused": answer, "why": str(error)}}))
         await journal.keep(event, number, {"answer": answer, "question": id_})
+        if self.call.passed is not None:
+            await self.call.passed(id_)
         return answer
+
+    async def _passed(self, task: str, question: str) -> None:
+        """Note that a question of a team is answered, for whoever looks at it from here and from above."""
+        await self.note({"event": "decided below", "task": task, "question": question})
+        if self.call.passed is not None:
+            await self.call.passed(question)
 
     def job(
         self,
@@ -194,6 +212,7 @@ class Node:
         graph = self.blueprint.teams[agent.name]
         scope = self.call.child(assignment.task.id, assignment.idempotency_key)
         scope.around = self.call.funds.team(agent)
+        scope.passed = functools.partial(self._passed, assignment.task.id)
         config: RunnableConfig = {
             **self.config,
             "configurable": {**self._numbered(agent, assignment), TEAM: scope},
@@ -208,6 +227,8 @@ class Node:
         if not any(sink.ok for sink in sinks):
             failed = [each for each in results.values() if each.status is Status.FAILED] or sinks
             why = "; ".join(map(failure, failed))
+            if any(decision.do in _NO for each in failed for decision in each.decisions[-1:]):
+                raise PersonRefused(why)
             raise BudgetExceeded(why) if scope.funds.used_up else TaskUnsuccessful(why)
         declared = graph.workflow.planner is None and len(sinks) == 1
         return sinks[0].output if declared else state["answer"]

@@ -53,6 +53,9 @@ def info_of(head: CheckpointTuple, *, busy: bool, since: CheckpointTuple | None 
     state = RunState.RUNNING if busy else state_of(plan, raw, answered=answer is not None, asking=bool(asked))
     questions = tuple(question_of(one) for one in asked if not is_timer(one))
     waiting = [task.id for task in _stuck(plan, raw)] if state is RunState.WAITING else []
+    asking = sum(bool(step.asked) for step in steps)
+    if state is RunState.WAITING and len(waiting) > asking and all(one.task for one in questions):
+        waiting = [one.path[0] if one.path else one.task for one in questions]  # the others were cut off
     if state is RunState.RUNNING:  # of those that others don't hold up, only who asked by name is known to wait
         waiting = [one.task for one in questions if one.task]
     return RunInfo(

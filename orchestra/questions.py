@@ -85,6 +85,8 @@ class Question(Shown, BaseModel):
         none = f"{_short(given)} is no answer to {self._named}"
         if self.kind in DECISIONS:
             given = self._decision(given, none)
+        elif self.kind == "conflict":
+            given = self._side(given, none)
         elif self.kind == "question" and self.options:
             # As text, so that 42 from a terminal chooses "42", and `True` does not choose 1.
             alike = [option for option in self.options if plain(option) == plain(given)]
@@ -99,6 +101,18 @@ class Question(Shown, BaseModel):
             except ValidationError as error:
                 where = "/".join(str(part) for part in error.absolute_path)
                 raise RequestError(f"{none}: {where + ': ' if where else ''}{error.message[:200]}.") from error
+        return given
+
+    def _side(self, given: Any, none: str) -> Any:
+        """A side of a conflict, by its text; or another value, as `{"value": …}`; or `None`, to leave it open."""
+        if isinstance(given, dict):
+            said = cast("dict[str, Any]", given)
+            given = {"value": said["do"], "why": said.get("why") or ""} if "do" in said else said
+        elif given is not None and plain(given) in self.options:
+            given = plain(given)
+        elif given is not None:
+            own = 'give a value of your own as {"value": …}, or null to leave it open'
+            raise RequestError(f"{none}: choose one of {self._choice}, {own}.")
         return given
 
     def _decision(self, given: Any, none: str) -> Any:

@@ -29,6 +29,8 @@ from orchestra.replicas import claims_in, nobody
 from orchestra.retrying import describe
 from orchestra.tasks import Result, Task, now
 
+_LATE = "nobody answered in time"
+
 
 def held_by(roster: Mapping[str, Agent], results: Iterable[Result]) -> list[Held]:
     """The claims in outputs, with who made them."""
@@ -137,7 +139,7 @@ class Settling:
             if isinstance(who, AskPerson):
                 resolution = await self._asked(conflict, key, who)
                 if resolution is not None:
-                    return resolution
+                    return resolution.model_copy(update={"reason": "; ".join([*failed, resolution.reason])})
                 failed.append("a person: nobody answered, or leaves it open")
                 rest = rest[1:]
             if isinstance(who, Arbiter):
@@ -188,7 +190,7 @@ class Settling:
         if who.within is not None:
             late = None
             if who.otherwise is not None and who.otherwise < len(sides):
-                late = {"value": sides[who.otherwise], "why": "nobody answered in time"}
+                late = {"value": sides[who.otherwise], "why": _LATE}
             question = question.model_copy(update={"due": now() + who.within, "otherwise": late})
         try:
             answer = await self.node.decide(_place(key), self.turn.id, 0, question)
@@ -202,7 +204,8 @@ class Settling:
         if answer is None:
             return None
         said, why = (answer, "") if isinstance(answer, str) else (answer["value"], answer.get("why", ""))
-        how: dict[str, Any] = {"conflict": conflict, "policy": who.name, "by": "a person"}
+        by = "the deadline" if why == _LATE else "a person"
+        how: dict[str, Any] = {"conflict": conflict, "policy": who.name, "by": by}
         if str(said) in sides:
             return Resolution(**how, winner=sides.index(str(said)), reason=why or "a person chose it")
         try:

@@ -27,7 +27,7 @@ from orchestra.graph import CompiledWorkflow
 from orchestra.ownstate import own_keys
 from orchestra.planners import Reviewer
 from orchestra.planning import Planner, check_plan, plan_from_edges, plan_from_types
-from orchestra.policies import Arbiter, AskPerson, Policy, Verdict
+from orchestra.policies import Arbiter, AskPerson, Policy, Prefer, Verdict
 from orchestra.routing import Embed, Router
 from orchestra.shown import Shown
 from orchestra.state import make_schema
@@ -112,7 +112,7 @@ class Workflow(Shown, StateGraph[Any, Any, Any, Any]):
         self.models = dict(models or {})
         self.check = check
         self.people = people
-        self._policies = tuple(settle)
+        self._policies = _policies(name, settle)
         self._comparing = comparing
         self._max_handed_on = max_handed_on
         if user_budget is not None and user_budget.seconds is not None:
@@ -390,6 +390,9 @@ class Workflow(Shown, StateGraph[Any, Any, Any, Any]):
 
     def _blueprint(self) -> Blueprint:
         self._settle()
+        for policy in self._policies:
+            if isinstance(policy, Arbiter | Prefer) and policy.agent != "a person":
+                self._known(policy.agent, "settle")
         for principal, spares in self._backups.items():
             for spare in spares:
                 if not stands_in(self.roster[spare], self.roster[principal]):
@@ -440,7 +443,6 @@ class Workflow(Shown, StateGraph[Any, Any, Any, Any]):
     def _check_reviewers(self, blueprint: Blueprint) -> None:
         """See that reviewers and arbiters return what they are to, and can be given what they ask for."""
         for arbiter in self._arbiters:
-            self._known(arbiter, "settle")
             if not produces(self.roster[arbiter].output, Verdict):
                 raise WorkflowError(
                     f"Arbiter {arbiter!r} must return a Verdict, not {type_name(self.roster[arbiter].output)}: "
@@ -461,6 +463,18 @@ class Workflow(Shown, StateGraph[Any, Any, Any, Any]):
     def __repr__(self) -> str:
         """Show the name and the agents."""
         return f"Workflow({self.name!r}, agents=[{', '.join(self.roster)}])"
+
+
+def _policies(name: str, settle: Any) -> tuple[Any, ...]:
+    """See that what settles contradictions are policies; users' code is not type-checked."""
+    given: list[Any] = [*settle] if isinstance(settle, Iterable) and not isinstance(settle, str) else [settle]
+    for each in given:
+        settles = callable(getattr(each, "settle", None)) and isinstance(getattr(each, "name", None), str)
+        if isinstance(each, type) or not (settles or isinstance(each, Arbiter | AskPerson)):
+            raise WorkflowError(
+                f"Workflow {name!r}: settle takes policies such as [ByMajority(), AskPerson()], not {each!r}."
+            )
+    return tuple(given)
 
 
 def _gather(_: Any) -> dict[str, Any]:

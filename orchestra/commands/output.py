@@ -103,7 +103,7 @@ def told(question: Question) -> str:
     text = f"Question {question.id}{where}: {clean(question.text)}"
     if question.options:
         text += f" [{' | '.join(clean(plain(option)) for option in question.options)}]"
-    for name in ("failed", "output", "refused", "why"):  # what one has to know to answer
+    for name in ("inputs", "failed", "output", "refused", "why"):  # what one has to know to answer
         if name in question.known:
             text += f"\n  {name}: {one_line(clean(plain(question.known[name])), 400)}"
     if question.due is not None:

@@ -372,3 +372,32 @@ async def test_replicas_can_not_ask_and_say_so(database: str, office: Office) ->
         outcome = await through(orchestra, flow)
     assert outcome.questions == ()
     assert "a asked a person, which one of several at work on a task can't" in str(outcome.results["a"].error)
+
+
+async def test_what_a_person_forbids_is_not_offered_again_and_nobody_else_does_it(
+    database: str, office: Office
+) -> None:
+    inner = office.flow(office.agent("pay", side_effects=True)).add_approval("pay")
+    inner.name = "inner"
+    flow = Workflow("w", agents=[Agent("team", inner)], people=People(unable=True))
+    flow.add_agent(office.agent("spare"), backup_for="team")
+    async with Orchestra(database) as orchestra:
+        outcome = await through(orchestra, flow, {"do": "reject", "why": "too much"})
+    assert outcome.questions == ()
+    assert "a person did not permit it: too much" in str(outcome.results["team"].error)
+    assert office.calls == {}
+
+
+async def test_a_decision_inside_a_team_is_not_asked_for_again_after_a_crash(database: str, office: Office) -> None:
+    inner = Workflow("inner", agents=[hangs_once(office, "pay")]).add_approval("pay", before=True)
+    flow = Workflow("w", agents=[Agent("team", inner)])
+    async with Orchestra(database) as orchestra:
+        run = await (await orchestra.start(flow, "go", thread_id="t")).answer("approve")
+        await until(lambda: office.calls["pay"])
+        await run.cancel()
+    async with Orchestra(database) as orchestra:
+        assert (await orchestra.info("t")).questions == ()
+        with pytest.raises(RequestError, match="no question is open"):
+            await orchestra.answer("t", "reject", workflow=flow)
+        outcome = await (await orchestra.resume("t", workflow=flow))
+    assert (outcome.answer, office.calls["pay"]) == ("pay", 2)
