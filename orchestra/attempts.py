@@ -25,7 +25,7 @@ from orchestra.errors import (
     PersonRefused,
     WorkflowError,
 )
-from orchestra.events import AttemptFailed, Event, FellBack, TaskStarted
+from orchestra.events import AttemptFailed, Event, FellBack, TaskStarted, TrialAwaited
 from orchestra.health import order
 from orchestra.invoking import Declined, Returned, arguments, failure_of, invoke, told_apart
 from orchestra.metering import Scope
@@ -300,6 +300,10 @@ async def _recovered(job: Job, queue: Sequence[Agent]) -> Agent | None:
     """Wait until an agent that is open may be tried again; `None` if that takes too long."""
     clock = asyncio.get_running_loop().time
     end = clock() + (PATIENCE if job.patient else 0)
+    if job.patient:
+        until = min((at for agent in queue if (at := agent.health.opens_until) is not None), default=None)
+        told = {"task": job.task.id, "agents": tuple(agent.name for agent in queue), "until": until}
+        job.emit(TrialAwaited, told)
     while clock() < end:
         await wait(0.05, job.ready)
         if able := _next(job, queue):

@@ -87,6 +87,15 @@ class HealthChanged(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TrialAwaited(Event):
+    """All agents that can do a task are open: it waits until one may be tried again."""
+
+    task: str
+    agents: tuple[str, ...]
+    until: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimsSettled(Event):
     """Claims contradicted each other; `task` is the one whose inputs they are, or empty at the end of a turn."""
 

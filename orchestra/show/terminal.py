@@ -28,6 +28,7 @@ from orchestra.events import (
     TaskEnded,
     TaskStarted,
     TaskWaiting,
+    TrialAwaited,
     WorkReviewed,
 )
 from orchestra.show.progress import Progress, Row
@@ -191,6 +192,9 @@ class _Plain:
         elif isinstance(event, HealthChanged):
             name, change = "/".join((*event.path, event.agent)), event.change
             self._line(f"{clock}  ! {change.after:<9}  agent {name}: {one_line(clean(change.reason), 150)}")
+        elif isinstance(event, TrialAwaited):
+            who, until = ", ".join(event.agents), "" if event.until is None else f", tried again at {when(event.until)}"
+            self._line(f"{clock}  … {'waits':<9}  {'/'.join((*event.path, event.task))}  for {who}{until}")
         elif isinstance(event, ClaimsSettled):
             sign = "=" if event.resolution.settled else "≠"
             self._line(f"{clock}  {sign} {'claims':<9}  {one_line(clean(event.resolution.text), 200)}")
