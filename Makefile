@@ -15,7 +15,7 @@ demo: $(READY)  ## Compare two Python packages: a team of agents at work on real
 	@echo "(Agents were paced to $(PACE) s each so that you could watch; make demo PACE=0 lets them run.)"
 
 test: $(READY)  ## All tests, with a short version of each fault run
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(READY)  ## Formatting, lint, types, import contracts
 	@$(BIN)/ruff format --check .

@@ -152,8 +152,8 @@ class Agent:
         claims: Callable[[Any], Iterable[Claim]] | None = None,
         _localns: Mapping[str, Any] | None = None,
     ) -> None:
-        if not name or any(c in name for c in "|:/") or name.startswith("__"):
-            raise WorkflowError(f"{name!r} can't name an agent: no '|', no ':', no '/', no leading '__', not empty.")
+        if not name or any(c in name for c in "|:") or name.startswith("__"):
+            raise WorkflowError(f"{name!r} can't name an agent: no '|', no ':', no leading '__', not empty.")
         for label, value in (
             ("timeout", timeout),
             ("max_concurrency", max_concurrency),

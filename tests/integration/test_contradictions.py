@@ -25,6 +25,7 @@ from orchestra import (
     Prefer,
     Verdict,
     Workflow,
+    WorkflowError,
 )
 from tests.fakes import Fake
 from tests.integration.newsroom import THREAD, Finding, Newsroom, flow_of, late, revenue, told
@@ -67,7 +68,7 @@ POLICIES: dict[str, tuple[Any, Any, Sequence[Any], str | None, str]] = {
     "trust": (5, 7, [ByTrust({"b": 2, "a": 1})], "7", "trust"),
     "recency": (revenue(5, **DAY), revenue(7, at=datetime(2026, 1, 2, tzinfo=UTC)), [ByRecency()], "7", "recency"),
     "prefer": (5, 7, [Prefer("b")], "7", "prefer b"),
-    "chain": (5, 7, [ByMajority(), ByConfidence(), Prefer("nobody"), ByTrust({"a": 1})], "5", "trust"),
+    "chain": (5, 7, [ByMajority(), ByConfidence(), Prefer("use"), ByTrust({"a": 1})], "5", "trust"),
     "none can": (5, 7, [ByMajority(), ByRecency()], None, "majority, recency"),
     "none": (5, 7, [], None, "none"),
 }
@@ -233,3 +234,9 @@ async def test_a_model_is_an_arbiter_that_sees_both_sides_with_their_sources(roo
         assert all(paper in str(fake.requests[0].texts) for paper in ("the Times", "the Post"))
     (resolution,) = state["plan"].resolutions
     assert (resolution.winning, resolution.reason) == (b, "it is newer")
+
+
+@pytest.mark.parametrize("wrong", [["majority"], [ByMajority], ByMajority(), "majority", [Prefer("nobody")]])
+def test_what_is_no_policy_is_refused_when_it_is_declared(wrong: Any) -> None:
+    with pytest.raises(WorkflowError, match="settle"):
+        Workflow("w", agents=[Agent("a", lambda: "x")], settle=wrong).compile()

@@ -375,7 +375,7 @@ async def test_an_answer_survives_a_crash_before_the_agent_is_done_with_it(any_s
 
     graph = Workflow("w", agents=[asks]).compile(checkpointer=any_saver)
     await graph.ainvoke({"request": "go"}, THREAD)
-    await crash(graph, after=0.1, given=Command(resume="A"))
+    await crash(graph, after=0.5, given=Command(resume="A"))
     state = await graph.ainvoke(None, THREAD)
     assert got == ["A", "A"]
     assert state["__interrupt__"][0].value == "second?"
