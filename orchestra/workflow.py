@@ -467,12 +467,12 @@ class Workflow(Shown, StateGraph[Any, Any, Any, Any]):
 
 def _policies(name: str, settle: Any) -> tuple[Any, ...]:
     """See that what settles contradictions are policies; users' code is not type-checked."""
-    given: list[Any] = [*settle] if isinstance(settle, Iterable) and not isinstance(settle, str) else [settle]
+    given: list[Any] = [*cast("Sequence[Any]", settle)] if isinstance(settle, list | tuple) else [None]
     for each in given:
         settles = callable(getattr(each, "settle", None)) and isinstance(getattr(each, "name", None), str)
         if isinstance(each, type) or not (settles or isinstance(each, Arbiter | AskPerson)):
             raise WorkflowError(
-                f"Workflow {name!r}: settle takes policies such as [ByMajority(), AskPerson()], not {each!r}."
+                f"Workflow {name!r}: settle takes a list of policies, [ByMajority(), AskPerson()], not {settle!r}."
             )
     return tuple(given)
 
