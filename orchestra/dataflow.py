@@ -95,6 +95,14 @@ class Stored:
     resumed: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
+class _Lost(Exception):
+    """A need that a task can't do without has failed."""
+
+    def __init__(self, result: Result) -> None:
+        super().__init__(result.task)
+        self.result = result
+
+
 class Board:
     """Outcomes of the tasks of one superstep: each is posted once and read by whoever needs it.
 
@@ -109,6 +117,8 @@ class Board:
         self._updates: dict[str, Updates] = {}
         self._outcomes: dict[str, Outcome] = {**turn.results}
         self._waiting: dict[str, list[asyncio.Future[None]]] = {}
+        self._asleep: dict[str, tuple[Task, asyncio.Future[None]]] = {}
+        self._doomed: dict[str, Result] = {}
         if stored is not None:
             # LangGraph runs only what it holds for unfinished, so a stored result of a running task is a stale copy.
             active = set(running)
@@ -137,15 +147,38 @@ class Board:
         for waiter in self._waiting.pop(task, ()):
             if not waiter.done():
                 waiter.set_result(None)
+        if isinstance(outcome, Result) and not outcome.ok:  # who can't do without it need not wait for the rest
+            for dependant, waiter in self._asleep.values():
+                if task in dependant.needs and task not in dependant.optional:
+                    self._doomed[dependant.id] = outcome
+                    if not waiter.done():
+                        waiter.set_result(None)
 
-    async def outcome(self, task: str) -> Outcome:
-        """Wait until a task is settled for this superstep."""
-        if task not in self._outcomes:
+    async def outcome(self, need: str, task: Task | None = None) -> Outcome:
+        """Wait until a task is settled for this superstep.
+
+        Args:
+            need: The task that is waited for.
+            task: The task that waits, if it is one.
+
+        Raises:
+            _Lost: Another that the waiting task can't do without has failed meanwhile.
+        """
+        while need not in self._outcomes:
             # One future per waiter: cancelling a task cancels the future it waits for.
             waiter = asyncio.get_running_loop().create_future()
-            self._waiting.setdefault(task, []).append(waiter)
+            self._waiting.setdefault(need, []).append(waiter)
+            if task is not None:
+                self._asleep[task.id] = (task, waiter)
             await waiter
-        return self._outcomes[task]
+            if task is not None and (lost := self._doomed.get(task.id)) is not None:
+                raise _Lost(lost)
+        return self._outcomes[need]
+
+    def _lost(self, need: str, task: Task) -> Result | None:
+        """The result of a need that has failed, if the task can't do without it."""
+        outcome = self._outcomes.get(need)
+        return outcome if isinstance(outcome, Result) and not outcome.ok and need not in task.optional else None
 
     @property
     def asks(self) -> bool:
@@ -172,12 +205,21 @@ class Board:
     async def needs_of(self, task: Task) -> dict[str, Result]:
         """Wait for everything a task needs and return the results, by task id.
 
+        Where one that it can't do without has failed, only that one is returned, at once.
+
         Raises:
             Suspended: One of them waits for a person.
             Deferred: One of them is left for a later superstep. (Never mixed up with suspended: a task that waits
                 inside this superstep for an input that is not in it would wait forever.)
         """
-        outcomes = {need: await self.outcome(need) for need in task.needs}
+        if (settled := next(filter(None, (self._lost(need, task) for need in task.needs)), None)) is not None:
+            return {settled.task: settled}
+        try:
+            outcomes = {need: await self.outcome(need, task) for need in task.needs}
+        except _Lost as lost:  # whatever else it waits for: it will not be done
+            return {lost.result.task: lost.result}
+        finally:
+            self._asleep.pop(task.id, None)
         for result in [each for each in outcomes.values() if isinstance(each, Result)]:
             beside = (each.task.id for each in result.added if not each.for_asker)
             outcomes.update({added: self._outcomes[added] for added in beside if added in self._outcomes})

@@ -18,7 +18,7 @@ from langgraph.types import RetryPolicy
 from pydantic import BaseModel, ConfigDict
 
 from orchestra import Agent, Assignment, Capability, Plan, Review, Status, Task, Workflow, agent
-from orchestra.events import AttemptFailed, FellBack
+from orchestra.events import AttemptFailed, FellBack, TaskEnded
 
 QUICK = RetryPolicy(initial_interval=0.001, max_interval=0.01)
 
@@ -457,3 +457,31 @@ async def test_a_planner_is_offered_neither_spares_nor_reviewers() -> None:
     flow.add_agent(spare, backup_for="writer")
     await flow.compile().ainvoke({"request": "go"})
     assert offered == ["writer"]
+
+
+async def test_who_lacks_an_input_does_not_wait_for_the_others() -> None:
+    gone = asyncio.Event()
+
+    @agent
+    async def fails(task: Assignment) -> int:
+        await asyncio.sleep(0.05)
+        raise ValueError("no")
+
+    @agent
+    async def slow(task: Assignment) -> str:
+        await asyncio.wait_for(gone.wait(), 10)
+        return "slow"
+
+    @agent
+    async def both(fails: int, slow: str) -> bytes:
+        return b""
+
+    flow = Workflow("w", agents=[slow, fails, both])
+    flow.add_edge("slow", "both").add_edge("fails", "both")
+    state: Any = None
+    async for mode, told in flow.compile().astream({"request": "go"}, stream_mode=["custom", "values"]):
+        if isinstance(told, TaskEnded) and told.task == "both":
+            gone.set()
+        state = told if mode == "values" else state
+    assert state["results"]["both"].error == "it needs fails, which failed"
+    assert state["results"]["slow"].ok
