@@ -178,9 +178,7 @@ class Agent:
         self.max_concurrency = max_concurrency
         self._side_effects = side_effects
         self.max_crashes = max_crashes
-        self.budget = budget
-        self.probe = probe
-        self.claims = claims
+        self.budget, self.probe, self.claims = budget, probe, claims
         self.health = Health(breaker or Breaker())
         self.is_team = isinstance(run, Team)
         self.is_runnable = isinstance(run, Runnable)

@@ -126,11 +126,7 @@ class CompiledWorkflow(CompiledStateGraph[Any, Any, Any, Any]):
         record = bool(configurable.pop("record", False))
         if configurable.get("user_id") is not None:
             configurable["user_id"] = str(configurable["user_id"])
-        if config.get("max_concurrency") is not None:
-            raise WorkflowError(
-                "max_concurrency in the config would keep finished work from being stored (LangGraph queues writes "
-                "behind nodes). Limit the agents instead: Agent(max_concurrency=...)."
-            )
+        _refuse_limit(config)
         input = self._accept(input)  # noqa: A001
         async with contextlib.AsyncExitStack() as stack:
             config["configurable"] = configurable
@@ -275,6 +271,14 @@ class CompiledWorkflow(CompiledStateGraph[Any, Any, Any, Any]):
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         """Show the workflow in a notebook; LangGraph's own picture would ask a service on the internet."""
         return drawing("notebook").bundle(self.workflow)
+
+
+def _refuse_limit(config: RunnableConfig) -> None:
+    if config.get("max_concurrency") is not None:
+        raise WorkflowError(
+            "max_concurrency in the config would keep finished work from being stored (LangGraph queues writes "
+            "behind nodes). Limit the agents instead: Agent(max_concurrency=...)."
+        )
 
 
 def _answers(given: Any) -> dict[str, Any] | None:

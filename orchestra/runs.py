@@ -30,6 +30,9 @@ from orchestra.tasks import now
 from orchestra.timers import in_utc, overdue
 from orchestra.workflow import Workflow
 
+_REST = "again what was not finished"
+"""What a branch does where nothing else is said."""
+
 _TICKED_AT_ONCE = 16
 """Runs that one tick continues at the same time."""
 
@@ -236,10 +239,11 @@ class Orchestra(Looking):
         grown = None if kept is None else past.plan_with(moment, kept)
         if kept is not None and grown is not None:
             kept = {task: raw for task, raw in kept.items() if task in grown.by_id}
-        did = [f"again {task}" for task in redone] + [f"{task} put in" for task in results or {}]
-        note = ", ".join(did) or "again what was not finished"
+        did = ", ".join([f"again {task}" for task in redone] + [f"{task} put in" for task in results or {}])
         changed = grown.model_dump(mode="json", exclude_defaults=True) if grown is not None else None
-        branch = Branch(base=base, results=kept, updates=past.updates(moment, kept or {}), plan=changed, note=note)
+        branch = Branch(
+            base=base, results=kept, updates=past.updates(moment, kept or {}), plan=changed, note=did or _REST
+        )
         return await self._run(graph, branch, config)
 
     async def replay(self, thread_id: str, *, workflow: Workflow | None = None) -> Replayed:

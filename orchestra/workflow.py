@@ -105,13 +105,10 @@ class Workflow(Shown, StateGraph[Any, Any, Any, Any]):
                 f"not a {type(plans).__name__}."
             )
         self.name = name
-        self.planner = planner
-        self.reviewer = reviewer
-        self.budget = budget
-        self.user_budget = user_budget
+        self.planner, self.reviewer = planner, reviewer
+        self.budget, self.user_budget = budget, user_budget
         self.models = dict(models or {})
-        self.check = check
-        self.people = people
+        self.check, self.people = check, people
         self._policies = _policies(name, settle)
         self._comparing = comparing
         self._max_handed_on = max_handed_on

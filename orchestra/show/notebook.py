@@ -12,6 +12,7 @@ from typing import Any
 
 from orchestra.events import PlanReady
 from orchestra.graph import CompiledWorkflow
+from orchestra.questions import Question, plain
 from orchestra.run import Run
 from orchestra.show import html
 from orchestra.show.graph import plan_svg, workflow_svg
@@ -58,6 +59,18 @@ def _result(value: Result) -> dict[str, Any]:
     who = f" by {value.agent}" if value.agent else ""
     text = f"{_sign(value.status)} {value.task}{who}: {said}"
     return _formats(one_line(text, 200), html.result_card(value))
+
+
+@bundle.register
+def _question(value: Question) -> dict[str, Any]:
+    choice = f" [{' | '.join(map(plain, value.options))}]" if value.options else ""
+    where = f" ({value.place})" if value.place else ""
+    text = f"? {value.kind}{where}: {value.text}{choice}"
+    known = [(name, html.readable(told, indent=None)) for name, told in value.known.items()]
+    due = [("due", f"{when(value.due)}; then {plain(value.otherwise)}")] if value.due else []
+    rows = [("asks", value.text), ("where", value.place), ("answers", choice.strip(" []")), *known, *due]
+    told = [(escape(name), escape(one_line(said, 400))) for name, said in rows if said]
+    return _formats(one_line(text, 400), html.table(f"Question {value.id}: {value.kind}", ("About", "Told"), told))
 
 
 @bundle.register

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 from rich.console import Console
 
-from orchestra import Attempt, Plan, Result, Review, RunInfo, RunState, Status, Task
+from orchestra import Attempt, Plan, Question, Result, Review, RunInfo, RunState, Status, Task
 from orchestra.events import (
     AttemptFailed,
     DraftReviewed,
@@ -109,3 +109,20 @@ def test_tables_show_what_agents_wrote_as_text_not_as_markup() -> None:
     console.print(results_table(info))
     assert "[red]t[/red]" in out.getvalue()
     assert "[link]evil[/link]" in out.getvalue()
+
+
+def test_a_question_shows_what_one_has_to_know_to_answer_it() -> None:
+    asked = Question(
+        id="abc",
+        kind="approval",
+        value="May <b>pay</b> begin?",
+        known={"inputs": {"sum": 7}},
+        options=("approve", "reject"),
+        task="pay",
+        path=("team",),
+    )
+    assert str(asked) == "? approval (team/pay): May <b>pay</b> begin? [approve | reject]"
+    shown = asked._repr_mimebundle_()["text/html"]
+    assert "&lt;b&gt;pay&lt;/b&gt;" in shown
+    assert "sum" in shown
+    assert "<b>" not in shown
