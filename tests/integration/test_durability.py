@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -21,9 +22,11 @@ from orchestra.events import PlanReady, TaskStarted
 THREAD: Any = {"configurable": {"thread_id": "t"}}
 
 
-async def crash(graph: Any, after: float, given: Any = None) -> None:
-    """Run a graph and cut it off."""
+async def crash(graph: Any, after: float, given: Any = None, once: Callable[[], Any] = lambda: True) -> None:
+    """Run a graph and cut it off, some seconds after something has happened."""
     running = asyncio.create_task(graph.ainvoke(given or {"request": "go"}, THREAD))
+    while not once():
+        await asyncio.sleep(0.01)
     await asyncio.sleep(after)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -106,7 +109,11 @@ def chain(runs: Counter[str], slow: float = 0.3) -> Workflow:
 
 async def test_a_finished_task_never_runs_again(any_saver: Any) -> None:
     runs: Counter[str] = Counter()
-    await crash(chain(runs).compile(checkpointer=any_saver), after=0.15)
+    await crash(
+        chain(runs, slow=10).compile(checkpointer=any_saver),
+        after=0.15,
+        once=lambda: runs["next_"] and runs["sluggish"],
+    )
     assert stored_tasks(await head(any_saver)) == {"quick", "next_"}
     state = await chain(runs).compile(checkpointer=any_saver).ainvoke(None, THREAD)
     assert runs == {"quick": 1, "next_": 1, "sluggish": 2, "last": 1}
@@ -115,7 +122,11 @@ async def test_a_finished_task_never_runs_again(any_saver: Any) -> None:
 
 async def test_a_resumed_run_tells_what_was_finished(any_saver: Any) -> None:
     runs: Counter[str] = Counter()
-    await crash(chain(runs).compile(checkpointer=any_saver), after=0.15)
+    await crash(
+        chain(runs, slow=10).compile(checkpointer=any_saver),
+        after=0.15,
+        once=lambda: runs["next_"] and runs["sluggish"],
+    )
     graph = chain(runs).compile(checkpointer=any_saver)
     events = [event async for event in graph.astream(None, THREAD, stream_mode="custom")]
     (plan,) = [event for event in events if isinstance(event, PlanReady)]
@@ -430,7 +441,11 @@ async def test_what_does_not_depend_on_a_question_goes_on(any_saver: Any) -> Non
 
 async def test_a_teams_finished_inner_tasks_do_not_run_again(any_saver: Any) -> None:
     runs: Counter[str] = Counter()
-    await crash(nest(chain(runs), runs).compile(checkpointer=any_saver), after=0.15)
+    await crash(
+        nest(chain(runs, slow=10), runs).compile(checkpointer=any_saver),
+        after=0.15,
+        once=lambda: runs["next_"] and runs["sluggish"],
+    )
     assert stored_tasks(await head(any_saver)) == {"before"}
     state = await nest(chain(runs), runs).compile(checkpointer=any_saver).ainvoke(None, THREAD)
     assert runs == {"before": 1, "quick": 1, "next_": 1, "sluggish": 2, "last": 1, "behind": 1}
@@ -440,11 +455,11 @@ async def test_a_teams_finished_inner_tasks_do_not_run_again(any_saver: Any) -> 
 async def test_three_levels(any_saver: Any) -> None:
     runs: Counter[str] = Counter()
 
-    def build() -> Any:
-        middle = Workflow("middle", agents=[Agent("inner", chain(runs))])
+    def build(slow: float = 0.01) -> Any:
+        middle = Workflow("middle", agents=[Agent("inner", chain(runs, slow))])
         return Workflow("top", agents=[Agent("middle", middle)]).compile(checkpointer=any_saver)
 
-    await crash(build(), after=0.2)
+    await crash(build(slow=10), after=0.2, once=lambda: runs["next_"] and runs["sluggish"])
     state = await build().ainvoke(None, THREAD)
     assert state["answer"] == "2 s"
     assert runs == {"quick": 1, "next_": 1, "sluggish": 2, "last": 1}
