@@ -286,6 +286,8 @@ def _next(job: Job, queue: Sequence[Agent]) -> list[Agent]:
     """Who may try next: the best in health, and those that are as good."""
     if job.hurried:  # played back: as it was
         return [queue[0]]
+    if len(queue) == 1:  # nothing to choose: the usual case
+        return [*queue] if queue[0].health.admits() else []
     by_name = {agent.name: agent for agent in queue}
     names = order([*by_name], {name: agent.health for name, agent in by_name.items()})
     # Nobody waits in line for a trial while others are free.

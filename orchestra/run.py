@@ -144,16 +144,17 @@ class Run(Shown):
 
     async def _drive(self, graph: Any, given: Any, config: RunnableConfig) -> Outcome:
         """Run until nothing is left to do, or what is left waits for a person or a later date."""
+        given_up = False
         while True:
             values, asked, drained = await self._stream(graph, given, config)
-            late = {one.id: answer for one in asked for answer in overdue(one, now())}
             results = cast("dict[str, Result]", values.get("results") or {})
-            given_up = bool(aborted(results.values())) and values.get("answer") is None
-            if drained or not (late or (asked and given_up)):
+            late = {one.id: answer for one in asked for answer in overdue(one, now())}
+            # After an abort no task's question is waited for: once more, and what has not ended is skipped.
+            skipping = bool(asked) and not given_up and bool(aborted(results.values()))
+            if drained or not (late or skipping):
                 break
-            # After an abort nobody's answer is waited for: what has not ended is skipped.
+            given_up = given_up or skipping
             given, config = Command(resume=late) if late else None, _at_head(config)
-        results = cast("dict[str, Result]", values.get("results") or {})
         self._asked = tuple(question_of(one) for one in asked if not is_timer(one))
         state = state_of(values.get("plan"), results, answered=values.get("answer") is not None, asking=bool(asked))
         return Outcome(

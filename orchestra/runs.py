@@ -223,8 +223,8 @@ class Orchestra(Looking):
             if redone or results:
                 raise RequestError("Another request runs the whole turn: it goes without again= and results=.")
             base = moment.checkpoint_id if at is not None and moment.what == "answered" else past.before(moment)
-            config["configurable"] = {**config.get("configurable", {}), "checkpoint_ns": "", "checkpoint_id": base}
-            config["metadata"] = {FORKED: base}
+            place = {**config.get("configurable", {}), "checkpoint_ns": "", "checkpoint_id": base}
+            config |= {"configurable": place, "metadata": {FORKED: base}}
             return await self._run(graph, {"request": request}, config)
         plan = past.plan(moment)
         kept = None if plan is None else kept_results(workflow, plan, past.results(moment), redone, results or {})
@@ -239,11 +239,9 @@ class Orchestra(Looking):
         grown = None if kept is None else past.plan_with(moment, kept)
         if kept is not None and grown is not None:
             kept = {task: raw for task, raw in kept.items() if task in grown.by_id}
-        did = ", ".join([f"again {task}" for task in redone] + [f"{task} put in" for task in results or {}])
+        did = ", ".join([f"again {task}" for task in redone] + [f"{task} put in" for task in results or {}]) or _REST
         changed = grown.model_dump(mode="json", exclude_defaults=True) if grown is not None else None
-        branch = Branch(
-            base=base, results=kept, updates=past.updates(moment, kept or {}), plan=changed, note=did or _REST
-        )
+        branch = Branch(base=base, results=kept, updates=past.updates(moment, kept or {}), plan=changed, note=did)
         return await self._run(graph, branch, config)
 
     async def replay(self, thread_id: str, *, workflow: Workflow | None = None) -> Replayed:

@@ -11,10 +11,13 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, StateGraph
 from langgraph.types import Command
+from pydantic import BaseModel
 
 from orchestra import (
     Agent,
+    AskPerson,
     Assignment,
+    Claim,
     Delegate,
     Orchestra,
     People,
@@ -401,3 +404,27 @@ async def test_a_decision_inside_a_team_is_not_asked_for_again_after_a_crash(dat
             await orchestra.answer("t", "reject", workflow=flow)
         outcome = await (await orchestra.resume("t", workflow=flow))
     assert (outcome.answer, office.calls["pay"]) == ("pay", 2)
+
+
+class Said(BaseModel):
+    claims: list[Claim]
+
+
+async def test_an_abort_beside_a_contradiction_still_asks_about_it_once(database: str, office: Office) -> None:
+    def claims(name: str, value: int) -> Agent:
+        async def run(task: Assignment) -> Said:
+            return Said(claims=[Claim(subject="x", attribute="y", value=value)])
+
+        return Agent(name, run)
+
+    agents = [claims("one", 1), claims("two", 2), Agent("asks", office.agent("asks", asks("who?")).run)]
+    flow = Workflow("w", agents=[*agents, office.agent("pay", side_effects=True)], settle=[AskPerson()])
+    flow.add_approval("pay")
+    async with Orchestra(database) as orchestra:
+        await (await orchestra.start(flow, "go", thread_id="t"))
+        async with asyncio.timeout(20):
+            outcome = await (await orchestra.answer("t", "abort", "pay", workflow=flow))
+            assert [question.kind for question in outcome.questions] == ["conflict"]
+            outcome = await (await orchestra.answer("t", "1", workflow=flow))
+    assert outcome.results["asks"].status == "skipped"
+    assert outcome.answer is not None
